@@ -1,0 +1,1 @@
+"""PPO as a library. Knows nothing of jobs, SQL, HTTP or Celery."""

@@ -1,0 +1,1 @@
+"""The record of a job: what the API and the workers share."""

@@ -1,0 +1,261 @@
+"""What crosses the wire: the objects that the API answers with and the client reads."""
+
+from datetime import datetime
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+
+from ppo_engine.spec import EnvironmentDescription
+from ppo_jobs.states import AttemptOutcome, EventType, JobStatus, QueueName
+
+
+class WireModel(BaseModel):
+    """Readers ignore fields that they do not know, so that the service may add some."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class StatusReason(WireModel):
+    code: str
+    """Stable and machine-readable, such as `user_request`, `env_error` or `worker_lost`."""
+    message: str
+    at: datetime
+    retryable: bool
+    """Whether the same job could succeed if it were retried as it is."""
+
+
+class Progress(WireModel):
+    timesteps: int
+    total_timesteps: int
+    fraction: float
+    """0 to 1."""
+    iteration: int
+    fps: float | None
+    """Environment steps per second of late."""
+    eta_seconds: float | None
+    last_iteration_at: datetime | None
+
+
+class QueuePlace(WireModel):
+    position: int | None
+    """1 is next; null unless the job is queued."""
+    reason: str | None
+    """Why the job waits, in words; null unless it is queued."""
+
+
+class Parent(WireModel):
+    job_id: str
+    checkpoint_id: str | None
+    mode: Literal["retry", "fork"]
+
+
+class Usage(WireModel):
+    cpu_seconds: float
+    gpu_seconds: float
+    env_steps: int
+    """Steps that were really taken, those that were done again after a crash too."""
+    storage_bytes: int
+
+
+class Attempt(WireModel):
+    number: int
+    """Also the fencing token."""
+    worker_id: str
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: AttemptOutcome | None
+    reason: StatusReason | None
+    resumed_from_checkpoint_id: str | None
+    runtime: dict[str, JsonValue]
+
+
+class Job(WireModel):
+    object: Literal["job"] = "job"
+    id: str
+    kind: Literal["train"] = "train"
+    name: str | None
+    metadata: dict[str, str]
+    group: str | None
+    status: JobStatus
+    status_reason: StatusReason | None
+    spec: dict[str, JsonValue]
+    """As it was sent."""
+    resolved_spec: dict[str, JsonValue]
+    """With every default filled in, the seed too."""
+    spec_version: int
+    wants: QueueName
+    progress: Progress
+    queue: QueuePlace
+    attempt: int
+    """How many attempts were started."""
+    max_attempts: int
+    cancel_requested: bool
+    runtime: dict[str, JsonValue] | None
+    """What the latest attempt decided: device, backend, vectorization, versions and why."""
+    latest_metrics: dict[str, float]
+    latest_checkpoint_id: str | None
+    best_checkpoint_id: str | None
+    final_checkpoint_id: str | None
+    parent: Parent | None
+    usage: Usage
+    last_seq: int
+    """The newest `seq` of the ledger."""
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    updated_at: datetime
+
+
+class LedgerEvent(WireModel):
+    seq: int
+    """1, 2, 3 … without a gap."""
+    type: EventType
+    attempt: int
+    created_at: datetime
+    data: dict[str, JsonValue]
+
+
+class CheckpointFile(WireModel):
+    name: str
+    size_bytes: int
+    sha256: str
+    media_type: str
+
+
+class Checkpoint(WireModel):
+    object: Literal["checkpoint"] = "checkpoint"
+    id: str
+    job_id: str
+    timesteps: int
+    iteration: int
+    attempt: int
+    labels: list[Literal["latest", "best", "final", "pinned"]]
+    metrics: dict[str, float]
+    resume: Literal["exact", "approximate"]
+    size_bytes: int
+    files: list[CheckpointFile]
+    created_at: datetime
+
+
+class MetricsTable(WireModel):
+    """Columns of equal length, one row per iteration."""
+
+    object: Literal["metrics"] = "metrics"
+    job_id: str
+    columns: dict[str, list[float | None]]
+    """`iteration`, `timesteps`, then the keys; null where an iteration has no value."""
+    last_seq: int
+    """Pass it as `after` to read only what is newer."""
+
+
+class LogChunk(WireModel):
+    """What environment and child wrote to stdout and stderr in one attempt."""
+
+    object: Literal["log"] = "log"
+    job_id: str
+    attempt: int
+    text: str
+    truncated: bool
+    """Whether the middle was left out because it was too long."""
+
+
+class Preset(WireModel):
+    object: Literal["preset"] = "preset"
+    env_id: str
+    spec: dict[str, JsonValue]
+    source: str
+
+
+class Worker(WireModel):
+    object: Literal["worker"] = "worker"
+    id: str
+    host: str
+    queue: QueueName
+    slots: int
+    free_slots: int
+    devices: list[dict[str, JsonValue]]
+    versions: dict[str, str]
+    draining: bool
+    alive: bool
+    """Whether its heartbeat is recent."""
+    started_at: datetime
+    heartbeat_at: datetime
+
+
+class Environment(EnvironmentDescription):
+    object: Literal["environment"] = "environment"
+    preset: bool
+    """Whether tuned hyperparameters are known."""
+
+
+class JobPatch(BaseModel):
+    """Only what names a job may be changed; null clears."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    metadata: Annotated[
+        dict[
+            Annotated[str, StringConstraints(min_length=1, max_length=64)],
+            Annotated[str, StringConstraints(max_length=512)],
+        ],
+        Field(max_length=16),
+    ] | None = None
+
+
+class CheckpointPatch(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    pinned: bool
+    """A pinned checkpoint is never deleted by retention."""
+
+
+class RetryRequest(BaseModel):
+    """A new job like the old one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    checkpoint_id: str | None = None
+    """Go on from this checkpoint of the old job; null: from its newest one, or the start if it has none."""
+    from_start: bool = False
+    """Start again without a checkpoint."""
+
+
+class Fault(WireModel):
+    """One entry of `errors`."""
+
+    pointer: str
+    """JSON Pointer into the request body, or the name of a parameter."""
+    message: str
+
+
+class Problem(WireModel):
+    """Every error that the API answers: RFC 9457, `application/problem+json`."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[Fault] = []
+
+
+Item = TypeVar("Item")
+
+
+class Page(WireModel, Generic[Item]):
+    """One page of a list; pass `last_id` as `after` for the next."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class Health(WireModel):
+    status: Literal["ok", "unavailable"]
+    version: str
+    checks: dict[str, str] = {}
+

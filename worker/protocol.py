@@ -1,0 +1,112 @@
+"""What supervisor and child say to each other: one assignment and commands on stdin, a journal on disk.
+
+The child appends records to the journal, each one line: the CRC-32 of the payload in eight hex digits, a space, the
+payload as JSON, a newline. A line without its newline is still being written; one whose CRC differs was torn by a crash,
+and nothing after it counts.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Literal
+from zlib import crc32
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+
+from ppo_engine.spec import TrainingSpec
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Assignment(Message):
+    """First line of the child's stdin. It holds no secret and no address of the database."""
+
+    job_id: str
+    attempt: int
+    spec: TrainingSpec
+    """Resolved."""
+    run_directory: str
+    """Holds `journal`, `log` and `checkpoints/`."""
+    resume_from: str | None
+    """Directory of a verified checkpoint."""
+    threads: int = 1
+
+
+class Command(Message):
+    """Every later line of stdin; obeyed at the next iteration."""
+
+    command: Literal["cancel", "drain"]
+    """Both save a checkpoint and end; `cancel` for good, `drain` so that another worker goes on."""
+
+
+class RuntimeRecord(Message):
+    """What the child decided; the first record, written before the first iteration."""
+
+    type: Literal["runtime"] = "runtime"
+    runtime: dict[str, JsonValue]
+    resumed_iteration: int
+    """0 for a fresh start."""
+    resume: Literal["exact", "approximate"] | None
+    resume_reason: str | None
+
+
+class MetricsRecord(Message):
+    type: Literal["metrics"] = "metrics"
+    iteration: int
+    timesteps: int
+    metrics: dict[str, float]
+
+
+class EvaluationRecord(Message):
+    type: Literal["evaluation"] = "evaluation"
+    iteration: int
+    timesteps: int
+    metrics: dict[str, float]
+
+
+class CheckpointRecord(Message):
+    """Written after the checkpoint's own manifest is on disk."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    iteration: int
+    timesteps: int
+    directory: str
+    """Name below `run_directory/checkpoints`."""
+    metrics: dict[str, float]
+    resume: Literal["exact", "approximate"]
+    final: bool
+
+
+class EndRecord(Message):
+    """The last record: how the child ended by itself."""
+
+    type: Literal["end"] = "end"
+    outcome: Literal["succeeded", "cancelled", "drained", "failed"]
+    code: str
+    message: str
+    retryable: bool = False
+    timesteps: int
+
+
+Record = Annotated[
+    RuntimeRecord | MetricsRecord | EvaluationRecord | CheckpointRecord | EndRecord, Field(discriminator="type")
+]
+_RECORD: TypeAdapter[Record] = TypeAdapter(Record)
+
+
+def frame(record: Record) -> bytes:
+    """One line of the journal."""
+    payload = json.dumps(record.model_dump(mode="json"), separators=(",", ":"), allow_nan=False).encode()
+    return b"%08x %s\n" % (crc32(payload), payload)
+
+
+def unframe(data: bytes) -> Iterator[tuple[Record, int]]:
+    """The whole records at the start of `data`, each with the offset just behind it; stops at a torn or unfinished one."""
+    start = 0
+    while (end := data.find(b"\n", start)) >= 0:
+        checksum, _, payload = data[start:end].partition(b" ")
+        if checksum != b"%08x" % crc32(payload):
+            return
+        start = end + 1
+        yield _RECORD.validate_json(payload), start

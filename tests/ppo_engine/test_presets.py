@@ -1,0 +1,249 @@
+"""Laws of `ppo_engine.presets`: what wins over what, what is refused, and what never changes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from ppo_engine.presets import consistency_faults, parameter_count, presets, resolve
+from ppo_engine.spec import EnvironmentDescription, InvalidSpec, SpecModel, TrainingSpec
+
+GOLDEN = Path(__file__).parent / "golden" / "spec_v1.json"
+TUNED = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "Pendulum-v1", "LunarLander-v3", "LunarLanderContinuous-v3")
+
+
+def spec(patch: Mapping[str, Any] | None = None, *, env_id: str = "CartPole-v1") -> TrainingSpec:
+    body = dict(patch or {})
+    return TrainingSpec.model_validate({**body, "env": {"id": env_id, **body.get("env", {})}})
+
+
+def described(action_type: str = "Discrete", **fields: Any) -> EnvironmentDescription:
+    return EnvironmentDescription.model_validate(
+        {
+            "id": "Foo-v0",
+            "origin": "foo 1.0",
+            "supported": True,
+            "observation_space": {"type": "Box", "shape": [4]},
+            "action_space": {"type": action_type},
+            "observation_size": 4,
+            "action_size": 2,
+            "kwargs_schema": {"type": "object"},
+            **fields,
+        }
+    )
+
+
+def pointers(patch: Mapping[str, Any], environment: EnvironmentDescription | None = None) -> list[str]:
+    with pytest.raises(InvalidSpec) as caught:
+        resolve(spec({"preset": "default", **patch}), environment)
+    return [fault.pointer for fault in caught.value.faults]
+
+
+def unset_fields(model: BaseModel, path: str = "") -> list[str]:
+    """Fields, at any depth, that no one set."""
+    found = [f"{path}/{name}" for name in type(model).model_fields if name not in model.model_fields_set]
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, SpecModel):
+            found += unset_fields(value, f"{path}/{name}")
+    return found
+
+
+@pytest.mark.parametrize("env_id", [*TUNED, "Foo-v0"])
+def test_a_resolved_spec_leaves_no_field_to_a_default(env_id: str) -> None:
+    schedule_fields = {"/ppo/learning_rate/kind", "/ppo/clip_range/kind"}
+    assert set(unset_fields(resolve(spec(env_id=env_id)))) <= schedule_fields
+
+
+def test_presets_exist_for_the_classic_tasks() -> None:
+    assert set(TUNED) <= set(presets())
+
+
+@pytest.mark.parametrize("env_id", sorted(presets()))
+def test_every_field_of_a_preset_reaches_the_resolved_spec(env_id: str) -> None:
+    preset = presets()[env_id]
+    resolved = resolve(spec(env_id=env_id)).model_dump(mode="json")
+    for section, fields in preset.spec.items():
+        assert isinstance(fields, dict)
+        assert {name: resolved[section][name] for name in fields} == fields
+
+
+@pytest.mark.parametrize("env_id", sorted(presets()))
+def test_every_preset_says_where_it_comes_from(env_id: str) -> None:
+    assert presets()[env_id].env_id == env_id
+    assert presets()[env_id].source
+
+
+def test_the_default_preset_ignores_what_was_tuned() -> None:
+    assert resolve(spec()).ppo.n_steps == 32
+    assert resolve(spec({"preset": "default"})).ppo.n_steps == 256
+
+
+def test_the_user_wins_over_the_preset_also_with_a_default_or_null_value() -> None:
+    resolved = resolve(spec({"ppo": {"gae_lambda": 0.95, "clip_range": 0.2, "target_kl": None}}))
+    assert (resolved.ppo.gae_lambda, resolved.ppo.clip_range, resolved.ppo.target_kl) == (0.95, 0.2, None)
+    assert resolved.ppo.n_steps == 32  # untouched: still the preset's
+
+
+def test_a_schedule_is_replaced_whole() -> None:
+    resolved = resolve(spec({"ppo": {"learning_rate": {"kind": "linear", "initial": 0.5, "final": 0.25}}}))
+    assert resolved.ppo.learning_rate.model_dump() == {"kind": "linear", "initial": 0.5, "final": 0.25}  # type: ignore[union-attr]  # a schedule, by the line above
+    shortened = resolve(spec({"ppo": {"learning_rate": {"kind": "linear", "initial": 0.5}}}))
+    assert shortened.ppo.learning_rate.final == 0.0  # type: ignore[union-attr]  # the model's default, not another schedule's
+
+
+def test_environment_arguments_are_replaced_whole() -> None:
+    resolved = resolve(spec({"env": {"kwargs": {"continuous": True}}}, env_id="LunarLander-v3"))
+    assert resolved.env.kwargs == {"continuous": True}
+    assert resolved.env.n_envs == 16
+
+
+def test_the_action_space_picks_the_general_defaults() -> None:
+    continuous = resolve(spec(env_id="Foo-v0"), described("Box"))
+    discrete = resolve(spec(env_id="Foo-v0"), described("MultiDiscrete"))
+    assert (continuous.policy.log_std_init, continuous.ppo.ent_coef, continuous.ppo.n_steps) == (-0.5, 0.0, 256)
+    assert (discrete.ppo.ent_coef, discrete.ppo.n_steps, discrete.ppo.batch_size) == (0.01, 128, 256)
+
+
+def test_an_unset_batch_size_shrinks_to_the_rollout_but_a_set_one_is_a_fault() -> None:
+    assert resolve(spec({"env": {"n_envs": 3}, "ppo": {"n_steps": 5}})).ppo.batch_size == 15
+    assert pointers({"env": {"n_envs": 3}, "ppo": {"n_steps": 5, "batch_size": 16}}) == ["/ppo/batch_size"]
+
+
+def test_one_row_minibatches_are_refused_only_where_they_are_normalised() -> None:
+    assert pointers({"ppo": {"batch_size": 1}}) == ["/ppo/batch_size"]
+    assert resolve(spec({"ppo": {"batch_size": 1, "normalize_advantage": "batch"}})).ppo.batch_size == 1
+
+
+def test_a_rollout_beyond_the_memory_budget_is_refused() -> None:
+    # 4096 * 16384 = 2**26 steps of 2 * 1 + 1 + 8 = 11 numbers: more than 2**29
+    assert pointers({"env": {"n_envs": 4096}, "ppo": {"n_steps": 16384}}) == ["/ppo/n_steps"]
+    # 8 * 256 = 2**11 steps of 2 * 2**17 + 2 + 8 numbers: just more than 2**29; with 5 features less exactly 2**29
+    assert pointers({}, described("Box", observation_size=2**17)) == ["/ppo/n_steps"]
+    fitting = described("Box", observation_size=2**17 - 5)
+    assert consistency_faults(resolve(spec({"preset": "default"}), fitting), fitting) == []
+
+
+def test_a_policy_beyond_the_parameter_budget_is_refused() -> None:
+    assert pointers({"policy": {"hidden_sizes": [4096] * 8}}) == ["/policy/hidden_sizes"]
+
+
+def test_parameters_are_counted_by_hand() -> None:
+    # trunk 4→3→2: (4+1)*3 + (3+1)*2 = 23, twice; heads: (2+1)*5 for the actor, (2+1)*1 for the critic
+    separate = spec({"policy": {"hidden_sizes": [3, 2]}})
+    shared = spec({"policy": {"hidden_sizes": [3, 2], "share_features": True}})
+    assert parameter_count(separate, 4, 5) == 2 * 23 + 15 + 3
+    assert parameter_count(shared, 4, 5) == 23 + 15 + 3
+
+
+def test_a_stop_rule_on_evaluations_needs_evaluations() -> None:
+    stop = {"metric": "eval/mean_reward", "threshold": 400.0}
+    assert pointers({"stop": stop}) == ["/stop/metric"]
+    assert resolve(spec({"stop": stop, "evaluation": {"every_timesteps": 1000}})).stop.threshold == 400.0
+
+
+def test_what_the_environment_cannot_do_is_refused() -> None:
+    assert pointers({"env": {"vectorization": "native"}}, described()) == ["/env/vectorization"]
+    assert consistency_faults(spec({"env": {"vectorization": "native"}}), described(native_vector=True)) == []
+    unsupported = described(supported=False, unsupported_reason="its actions are a Dict")
+    [fault] = consistency_faults(spec(), unsupported)
+    assert (fault.pointer, fault.message) == ("/env/id", "its actions are a Dict")
+
+
+def test_every_fault_is_reported_at_once() -> None:
+    found = pointers({"ppo": {"batch_size": 1}, "stop": {"metric": "eval/mean_reward", "threshold": 1.0}})
+    assert found == ["/ppo/batch_size", "/stop/metric"]
+
+
+def test_the_metrics_window_keeps_a_job_under_ten_thousand_events() -> None:
+    # 8 * 32 = 256 steps per iteration; 2,560,000 steps are exactly 10,000 iterations
+    assert resolve(spec({"ppo": {"total_timesteps": 2_560_000}})).metrics.every_iterations == 1
+    assert resolve(spec({"ppo": {"total_timesteps": 2_560_001}})).metrics.every_iterations == 2
+
+
+def test_a_seed_is_drawn_only_when_asked_and_missing() -> None:
+    assert resolve(spec()).seed is None
+    assert resolve(spec({"seed": 7}), draw_seed=True).seed == 7
+    drawn = {resolve(spec(), draw_seed=True).seed for _ in range(4)}
+    assert None not in drawn and len(drawn) > 1
+
+
+def test_the_golden_spec_of_version_1_always_resolves_to_itself() -> None:
+    stored = json.loads(GOLDEN.read_text())
+    assert resolve(TrainingSpec.model_validate(stored)).model_dump(mode="json") == stored
+
+
+def test_the_golden_spec_of_version_1_sets_every_field_to_another_value_than_its_default() -> None:
+    stored = json.loads(GOLDEN.read_text())
+    defaults = TrainingSpec.model_validate({"env": {"id": "CartPole-v1"}}).model_dump(mode="json")
+    for section, value in stored.items():
+        fields = value.items() if isinstance(value, dict) and section != "metadata" else ()
+        assert section in defaults and value != defaults[section]
+        assert all(defaults[section][name] != one or name == "network" for name, one in fields)
+    assert set(stored) == set(defaults)
+
+
+def test_resolving_needs_neither_torch_nor_gymnasium_nor_numpy() -> None:
+    probe = "import sys, ppo_engine.presets; print([m for m in ('torch', 'gymnasium', 'numpy') if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+schedules = st.floats(1e-6, 1.0) | st.fixed_dictionaries(
+    {"kind": st.just("linear"), "initial": st.floats(1e-6, 1.0)}, optional={"final": st.floats(0.0, 1.0)}
+)
+patches = st.fixed_dictionaries(
+    {},
+    optional={
+        "preset": st.sampled_from(["tuned", "default"]),
+        "seed": st.integers(0, 2**63 - 1),
+        "env": st.fixed_dictionaries({}, optional={"n_envs": st.integers(1, 64)}),
+        "policy": st.fixed_dictionaries(
+            {}, optional={"hidden_sizes": st.lists(st.integers(1, 64), max_size=3), "share_features": st.booleans()}
+        ),
+        "ppo": st.fixed_dictionaries(
+            {},
+            optional={
+                "n_steps": st.integers(2, 512),
+                "gamma": st.floats(0.0, 1.0),
+                "learning_rate": schedules,
+                "clip_range": schedules,
+                "clip_range_vf": st.none() | schedules,
+                "target_kl": st.none() | st.floats(1e-3, 1.0),
+                "total_timesteps": st.integers(1, 10**12),
+            },
+        ),
+        "normalize": st.fixed_dictionaries({}, optional={"observations": st.booleans(), "rewards": st.booleans()}),
+    },
+)
+environments = st.none() | st.sampled_from(["Box", "Discrete"]).map(described)
+
+
+@given(patch=patches, env_id=st.sampled_from([*TUNED, "Foo-v0"]), environment=environments)
+def test_what_the_user_sets_always_wins(
+    patch: dict[str, Any], env_id: str, environment: EnvironmentDescription | None
+) -> None:
+    asked = spec(patch, env_id=env_id)
+    resolved = resolve(asked, environment)
+    for name, value in patch.items():
+        if isinstance(value, dict):
+            for field in value:
+                assert getattr(getattr(resolved, name), field) == getattr(getattr(asked, name), field)
+        else:
+            assert getattr(resolved, name) == value
+
+
+@given(patch=patches, env_id=st.sampled_from([*TUNED, "Foo-v0"]), environment=environments)
+def test_resolving_again_changes_nothing(
+    patch: dict[str, Any], env_id: str, environment: EnvironmentDescription | None
+) -> None:
+    resolved = resolve(spec(patch, env_id=env_id), environment)
+    assert resolve(resolved) == resolved
+    assert resolve(TrainingSpec.model_validate_json(resolved.model_dump_json()), environment) == resolved

@@ -1,0 +1,59 @@
+# Every target works in .venv, which is made when it is missing and brought up to date when the requirements change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BENCH := $(VENV)/.installed-bench
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST_ARGS ?= -n 2
+
+.PHONY: help demo up test check faults bench bench-learning clean
+
+help:
+	@echo "make demo            train CartPole through the service, download the policy and evaluate it"
+	@echo "make up              run the service on http://127.0.0.1:8000 until Ctrl-C"
+	@echo "make test            all tests, on SQLite and the embedded broker"
+	@echo "make check           lint, types and import contracts"
+	@echo "make faults          the long campaign of injected faults"
+	@echo "make bench           training throughput beside Stable-Baselines3"
+	@echo "make bench-learning  returns reached by the presets, five seeds each"
+	@echo "make clean           remove .venv and caches"
+
+demo: $(INSTALLED)
+	@$(BIN)/python scripts/demo.py
+
+up: $(INSTALLED)
+	@$(BIN)/ppo up
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest -q -m "not faults" $(PYTEST_ARGS)
+
+check: $(INSTALLED)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+faults: $(INSTALLED)
+	@$(BIN)/python -m pytest -q -m faults tests/faults
+
+bench: $(BENCH)
+	@$(BIN)/python -m benchmarks.throughput
+
+bench-learning: $(INSTALLED)
+	@$(BIN)/python -m benchmarks.learning
+
+clean:
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "ppo-service needs Python 3.11 or newer, and there is no '$(PYTHON)'; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ppo-service needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@$(PIP) install --constraint constraints.txt --editable '.[server,worker,dev]'
+	@touch $@
+
+$(BENCH): $(INSTALLED)
+	@$(PIP) install --constraint constraints.txt --editable '.[bench]'
+	@touch $@

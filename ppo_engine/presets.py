@@ -236,7 +236,7 @@ def _tuned(spec: TrainingSpec) -> Patch:
 
 
 def _merge(base: dict[str, Any], patch: Patch) -> dict[str, Any]:
-    """`patch` laid over `base`, section by section; a field is replaced whole, so a schedule never mixes with another."""
+    """`patch` laid over `base`, section by section; a field is replaced whole, so two schedules never mix."""
     merged = dict(base)
     for name, value in patch.items():
         section = TrainingSpec.model_fields[name].annotation

@@ -1,8 +1,8 @@
 """What supervisor and child say to each other: one assignment and commands on stdin, a journal on disk.
 
 The child appends records to the journal, each one line: the CRC-32 of the payload in eight hex digits, a space, the
-payload as JSON, a newline. A line without its newline is still being written; one whose CRC differs was torn by a crash,
-and nothing after it counts.
+payload as JSON, a newline. A line without its newline is still being written; one whose CRC differs was torn by a
+crash, and nothing after it counts.
 """
 
 import json
@@ -13,6 +13,10 @@ from zlib import crc32
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from ppo_engine.spec import TrainingSpec
+
+
+STORAGE_FULL_STATUS = 74
+"""Exit status of a child that could not even journal that the disk is full; EX_IOERR of sysexits.h."""
 
 
 class Message(BaseModel):
@@ -102,7 +106,7 @@ def frame(record: Record) -> bytes:
 
 
 def unframe(data: bytes) -> Iterator[tuple[Record, int]]:
-    """The whole records at the start of `data`, each with the offset just behind it; stops at a torn or unfinished one."""
+    """The whole records at the start of `data`, each with the offset just behind it, up to a torn or unfinished one."""
     start = 0
     while (end := data.find(b"\n", start)) >= 0:
         checksum, _, payload = data[start:end].partition(b" ")

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from ppo_engine.spec import TrainingSpec
 
-
 STORAGE_FULL_STATUS = 74
 """Exit status of a child that could not even journal that the disk is full; EX_IOERR of sysexits.h."""
 
@@ -90,7 +89,8 @@ class EndRecord(Message):
     code: str
     message: str
     retryable: bool = False
-    timesteps: int
+    timesteps: int | None
+    """None when it failed."""
 
 
 Record = Annotated[

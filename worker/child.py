@@ -1,0 +1,191 @@
+"""The process that trains: one assignment on stdin, records in a journal, checkpoints in directories beside it.
+
+It knows no database and holds no secret. It ends when the job does, when it is told to, or with its supervisor.
+"""
+
+import errno
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Literal
+
+from ppo_engine.errors import EngineError, EnvironmentFault
+from ppo_engine.spec import CheckpointSpec
+from ppo_engine.trainer import Progress, Trainer
+from worker.journal import JournalWriter
+from worker.lifeline import Lifeline, die_with_parent
+from worker.protocol import (
+    STORAGE_FULL_STATUS,
+    Assignment,
+    CheckpointRecord,
+    EndRecord,
+    EvaluationRecord,
+    MetricsRecord,
+    RuntimeRecord,
+)
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+TRACEBACK_CHARACTERS = 2000
+"""So much of a traceback's end goes into the job's `status_reason`; all of it is in the log."""
+
+
+class CheckpointClock:
+    """Says when the next checkpoint is due, by steps or by time, whichever comes first."""
+
+    def __init__(self, spec: CheckpointSpec, timesteps: int) -> None:
+        self._spec = spec
+        self.taken(timesteps)
+
+    def taken(self, timesteps: int) -> None:
+        self._timesteps = timesteps
+        self._at = time.monotonic()
+
+    def due(self, timesteps: int) -> bool:
+        steps, seconds = self._spec.every_timesteps, self._spec.every_seconds
+        by_steps = steps is not None and timesteps // steps > self._timesteps // steps
+        return by_steps or (seconds is not None and time.monotonic() - self._at >= seconds)
+
+
+def main() -> int:
+    """Train what stdin says; the exit status is 0 when the journal tells how it ended."""
+    die_with_parent()
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return 0
+    assignment = Assignment.model_validate_json(line)
+    lifeline = Lifeline(sys.stdin.buffer)
+    lifeline.start()
+    journal = JournalWriter(Path(assignment.run_directory, "journal"))
+    try:
+        end = train(assignment, journal, lifeline)
+    except Exception as error:
+        traceback.print_exc()
+        end = failure(error)
+    return conclude(journal, end)
+
+
+def conclude(journal: JournalWriter, end: EndRecord) -> int:
+    """Journal how it ended; on a full disk the exit status must do."""
+    try:
+        journal.append(end)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            return STORAGE_FULL_STATUS
+        raise
+    return 0
+
+
+def train(assignment: Assignment, journal: JournalWriter, lifeline: Lifeline) -> EndRecord:
+    """Run iterations until training is finished or a command ends it; a checkpoint is always written last."""
+    trainer = start(assignment)
+    try:
+        journal.append(runtime_record(trainer, fresh=assignment.resume_from is None))
+        checkpoints = Path(assignment.run_directory, "checkpoints")
+        clock = CheckpointClock(assignment.spec.checkpoints, trainer.timesteps)
+        for progress in trainer.iterations():
+            record_progress(journal, progress)
+            command = lifeline.command
+            if progress.finished or command or clock.due(progress.timesteps):
+                journal.append(save(trainer, checkpoints, final=progress.finished))
+                clock.taken(progress.timesteps)
+            if progress.finished:
+                return succeeded(trainer, progress.stop_reason)
+            if command:
+                return interrupted(command, trainer.timesteps)
+        journal.append(save(trainer, checkpoints, final=True))
+        return succeeded(trainer, None)
+    finally:
+        trainer.close()
+
+
+def start(assignment: Assignment) -> Trainer:
+    """A trainer at its first iteration, or where the checkpoint left off."""
+    if assignment.resume_from is None:
+        return Trainer(assignment.spec, threads=assignment.threads)
+    return Trainer.resume(assignment.spec, Path(assignment.resume_from), threads=assignment.threads)
+
+
+def runtime_record(trainer: Trainer, *, fresh: bool) -> RuntimeRecord:
+    resumed = trainer.resumed
+    return RuntimeRecord(
+        runtime=trainer.runtime,
+        resumed_iteration=0 if fresh else trainer.iteration,
+        resume=resumed.kind if resumed else None,
+        resume_reason=resumed.reason if resumed else None,
+    )
+
+
+def record_progress(journal: JournalWriter, progress: Progress) -> None:
+    if progress.metrics is not None:
+        journal.append(
+            MetricsRecord(iteration=progress.iteration, timesteps=progress.timesteps, metrics=progress.metrics)
+        )
+    if (evaluation := progress.evaluation) is not None:
+        metrics = {
+            "eval/mean_reward": evaluation.mean_reward,
+            "eval/std_reward": evaluation.std_reward,
+            "eval/mean_ep_length": evaluation.mean_length,
+        }
+        journal.append(EvaluationRecord(iteration=progress.iteration, timesteps=progress.timesteps, metrics=metrics))
+
+
+def save(trainer: Trainer, checkpoints: Path, *, final: bool) -> CheckpointRecord:
+    """Write a checkpoint; its manifest is on disk before the record of it exists."""
+    directory = f"{trainer.iteration:09d}"
+    manifest = trainer.save(checkpoints / directory)
+    return CheckpointRecord(
+        iteration=trainer.iteration,
+        timesteps=trainer.timesteps,
+        directory=directory,
+        metrics=manifest.metrics,
+        resume=manifest.resume,
+        final=final,
+    )
+
+
+def succeeded(trainer: Trainer, stop_reason: Literal["total_timesteps", "stop_rule"] | None) -> EndRecord:
+    """Training is done; a checkpoint of a finished run (no stop_reason) says by its timesteps which way it ended."""
+    target = trainer.spec.ppo.total_timesteps
+    if stop_reason == "stop_rule" or (stop_reason is None and trainer.timesteps < target):
+        stop = trainer.spec.stop
+        code, message = "stop_rule", f"{stop.metric} reached {stop.threshold}"
+    else:
+        code, message = "target_reached", f"trained for {trainer.timesteps} of {target} timesteps"
+    return EndRecord(outcome="succeeded", code=code, message=message, timesteps=trainer.timesteps)
+
+
+def interrupted(command: Literal["cancel", "drain"], timesteps: int) -> EndRecord:
+    if command == "cancel":
+        return EndRecord(outcome="cancelled", code="user_request", message="cancelled by its user", timesteps=timesteps)
+    return EndRecord(
+        outcome="drained", code="worker_draining", message="the worker is shutting down", timesteps=timesteps
+    )
+
+
+def failure(error: Exception) -> EndRecord:
+    """Why training cannot go on, for whoever reads `status_reason`."""
+    code, retryable = "internal", False
+    if isinstance(error, EngineError):
+        code = error.code
+    elif isinstance(error, OSError) and error.errno in NO_SPACE:
+        code, retryable = "storage_full", True
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        code = "out_of_memory"
+    if isinstance(error, EnvironmentFault) and error.traceback_text:
+        print(error.traceback_text, file=sys.stderr)
+        message = f"{error}\n{error.traceback_text[-TRACEBACK_CHARACTERS:]}"
+    elif isinstance(error, EngineError):
+        message = str(error)
+    else:
+        message = f"{type(error).__name__}: {error}"
+    return EndRecord(outcome="failed", code=code, message=message, retryable=retryable, timesteps=None)
+
+
+if __name__ == "__main__":
+    # Threads of an environment must not keep a finished child alive.
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

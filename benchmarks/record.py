@@ -1,0 +1,83 @@
+"""Finished runs, one JSON line each, so that a long campaign survives interruption; and the machine they ran on."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TypeAlias
+
+from pydantic import JsonValue
+
+Record: TypeAlias = dict[str, JsonValue]
+
+REPOSITORY = Path(__file__).parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
+"""Set before a process imports NumPy or torch; more threads make small networks slower and ruin neighbours."""
+
+
+def machine() -> str:
+    """CPU model and cores: what a speed, and the last bit of a weight, depend on."""
+    return f"{_cpu_model()}, {os.cpu_count()} cores"
+
+
+def versions(*packages: str) -> dict[str, JsonValue]:
+    """Installed versions, null for what is absent."""
+    found: dict[str, JsonValue] = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def append(path: Path, record: Record) -> None:
+    """Adds one finished run; a single write, so that an interruption leaves whole lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(record, sort_keys=True) + "\n")
+
+
+def read(path: Path) -> list[Record]:
+    """Every finished run in the file, oldest first."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line]
+
+
+def run_module(module: str, arguments: Sequence[str]) -> Record:
+    """The JSON object that a module prints last, run in a process of its own with one thread.
+
+    Raises:
+        RuntimeError: the process failed; the message holds the end of its stderr.
+    """
+    environment: Mapping[str, str] = {**os.environ, **ONE_THREAD}
+    command = [sys.executable, "-m", module, *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=REPOSITORY, check=False)
+    if finished.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{finished.stderr[-2000:]}")
+    record: Record = json.loads(finished.stdout.splitlines()[-1])
+    return record
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns line up."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -31,7 +31,7 @@ class ActionManifest(ManifestModel):
 
     kind: Literal["discrete", "box", "multi_discrete", "multi_binary"]
     sizes: Integers
-    """Choices of each head; for Box and MultiBinary the one number A."""
+    """Choices of each head, 2 for each bit of MultiBinary; for Box the one number A."""
     shape: Integers
     """Shape of one action as the environment takes it; () for Discrete."""
     dtype: str
@@ -75,7 +75,7 @@ class PolicyManifest(ManifestModel):
     observation_size: int
     """Features of one flat, encoded observation (D)."""
     observation_space: dict[str, JsonValue]
-    """Dict keys in sorted order, Tuple in its own; Discrete and MultiDiscrete as one-hot, Box flat in C order."""
+    """Flattened part by part: Box and MultiBinary in C order, Discrete and MultiDiscrete as one-hot."""
     action_space: ActionManifest
     normalizer: NormalizerManifest | None
     activation: Literal["tanh", "relu"]
@@ -170,9 +170,10 @@ def environment_actions(rows: Actions, space: ActionManifest) -> NDArray[Any]:
     """Action rows as the environment takes them, [n, *shape]: clipped to the bounds, or counted from `start`."""
     if space.kind == "box":
         low, high = bounds(space)
-        return np.clip(rows, low, high).reshape(-1, *space.shape).astype(space.dtype)
+        numbers = np.rint(rows) if is_integer(space) else rows
+        return np.clip(numbers, low, high).reshape(-1, *space.shape).astype(space.dtype)
     offsets = np.asarray(space.start or [0], dtype=np.int64)
-    return (rows + offsets).reshape(-1, *space.shape)
+    return (rows + offsets).reshape(-1, *space.shape).astype(space.dtype)
 
 
 def bounds(space: ActionManifest) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -180,6 +181,11 @@ def bounds(space: ActionManifest) -> tuple[NDArray[np.float32], NDArray[np.float
     low = np.array([-np.inf if bound is None else bound for bound in space.low], dtype=np.float32)
     high = np.array([np.inf if bound is None else bound for bound in space.high], dtype=np.float32)
     return low, high
+
+
+def is_integer(space: ActionManifest) -> bool:
+    """Whether the environment takes integers, so that numbers of a Box are rounded first."""
+    return np.dtype(space.dtype).kind in "iu"
 
 
 def _relu(x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,7 +21,8 @@ from pydantic import JsonValue, ValidationError
 
 from ppo_engine.bundle import load_policy
 from ppo_engine.envs.registry import make_environment
-from ppo_engine.envs.spaces import ActionSpace, ObservationEncoder, action_space
+from ppo_engine.envs.spaces import ActionSpace, NotInSpace, Observation, ObservationEncoder, action_space_of
+from ppo_engine.envs.vector import seed_of
 from ppo_engine.errors import EngineError, EnvironmentFailed, EnvironmentPlace, InvalidObservation
 from ppo_engine.spec import EnvSpec
 
@@ -86,7 +87,7 @@ def evaluate(
         act: flat encoded observations [n, D], n ≤ n_envs → action rows.
     Raises:
         EnvironmentFailed: a reset or a step raised.
-        InvalidObservation: a reward was not finite.
+        InvalidObservation: an observation or reward was not finite, or not of its space.
     """
     seats = [_Seat(env, index, range(index, n_episodes, n_envs), seeds) for index in range(min(n_envs, n_episodes))]
     try:
@@ -105,7 +106,7 @@ def evaluate(
 def episode_seed(seeds: np.random.SeedSequence, episode: int) -> int:
     """The seed of one episode; deriving it changes nothing in `seeds`."""
     child = np.random.SeedSequence(seeds.entropy, spawn_key=(*seeds.spawn_key, episode))
-    return int(child.generate_state(1, np.uint64)[0])
+    return seed_of(child)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -134,7 +135,8 @@ def student_t_975(degrees: int) -> float:
         (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
         (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
     )
-    return x + sum(term / degrees**order for order, term in enumerate(terms, start=1))
+    correction: float = sum(term / degrees**order for order, term in enumerate(terms, start=1))
+    return x + correction
 
 
 @dataclass(slots=True)
@@ -156,7 +158,7 @@ class _Seat:
     def __post_init__(self) -> None:
         self.environment = make_environment(self.env)
         self.encoder = ObservationEncoder(self.environment.observation_space)
-        self.actions = action_space(self.environment.action_space)
+        self.actions = action_space_of(self.environment.action_space)
 
     @property
     def place(self) -> EnvironmentPlace:
@@ -172,7 +174,7 @@ class _Seat:
             observation, _ = self.environment.reset(seed=seed)
         except Exception as error:
             raise EnvironmentFailed(f"reset raised {error!r}", self.place, traceback.format_exc()) from error
-        self.observation = self.encoder.encode(observation)
+        self.observation = self._encoded(observation)
         return True
 
     def step(self, action: NDArray[Any]) -> bool:
@@ -188,8 +190,17 @@ class _Seat:
         if terminated or truncated or self.length >= MAX_EPISODE_STEPS:
             self.outcomes[self.episodes[len(self.outcomes)]] = (self.total, self.length)
             return self.begin()
-        self.observation = self.encoder.encode(observation)
+        self.observation = self._encoded(observation)
         return True
+
+    def _encoded(self, observation: Observation) -> NDArray[np.float32]:
+        try:
+            row = self.encoder.encode(observation)
+        except NotInSpace as error:
+            raise InvalidObservation(str(error), self.place) from error
+        if not np.isfinite(row).all():
+            raise InvalidObservation("the observation is not finite", self.place)
+        return row
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

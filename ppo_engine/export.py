@@ -18,8 +18,10 @@ from ppo_engine.bundle import (
     PolicyManifest,
     bounds,
     environment_actions,
+    is_integer,
     load_policy,
 )
+from ppo_engine.envs.spaces import ActionSpace
 from ppo_engine.errors import EngineError
 from ppo_engine.spec import TrainingSpec
 
@@ -73,6 +75,23 @@ def spec_sha256(spec: TrainingSpec) -> str:
 def environment_manifest(spec: TrainingSpec) -> EnvironmentManifest:
     """The part of a spec that says which environment to evaluate the policy in."""
     return EnvironmentManifest(id=spec.env.id, kwargs=spec.env.kwargs, max_episode_steps=spec.env.max_episode_steps)
+
+
+def action_manifest(space: ActionSpace) -> ActionManifest:
+    """The engine's view of an action space, as JSON can hold it."""
+    return ActionManifest(
+        kind=space.kind,
+        sizes=space.sizes,
+        shape=space.shape,
+        dtype=str(space.dtype),
+        low=_finite(space.low),
+        high=_finite(space.high),
+        start=() if space.start is None else tuple(space.start.tolist()),
+    )
+
+
+def _finite(limits: NDArray[Any] | None) -> tuple[float | None, ...]:
+    return () if limits is None else tuple(float(x) if np.isfinite(x) else None for x in limits)
 
 
 def onnx_model(policy: LoadedPolicy) -> onnx.ModelProto:
@@ -154,7 +173,8 @@ def _action_nodes(graph: _Graph, space: ActionManifest) -> None:
     shape = graph.constant("action_shape", np.array([-1, *space.shape], dtype=np.int64))
     if space.kind == "box":
         low, high = bounds(space)
-        raised = graph.node("Max", ["heads", graph.constant("low", low)], "raised")
+        numbers = graph.node("Round", ["heads"], "rounded") if is_integer(space) else "heads"
+        raised = graph.node("Max", [numbers, graph.constant("low", low)], "raised")
         rows = graph.node("Min", [raised, graph.constant("high", high)], "bounded")
     elif space.kind == "multi_binary":
         positive = graph.node("Greater", ["heads", graph.constant("zero", np.array(0, dtype=np.float32))], "positive")

@@ -29,7 +29,7 @@ from ppo_engine.spec import TrainingSpec
 SPACES = {
     "discrete": ActionManifest(kind="discrete", sizes=(3,), shape=(), dtype="int64", start=(-1,)),
     "multi_discrete": ActionManifest(kind="multi_discrete", sizes=(2, 4, 3), shape=(3,), dtype="int64"),
-    "multi_binary": ActionManifest(kind="multi_binary", sizes=(4,), shape=(2, 2), dtype="int8"),
+    "multi_binary": ActionManifest(kind="multi_binary", sizes=(2, 2, 2, 2), shape=(2, 2), dtype="int8"),
     "box": ActionManifest(
         kind="box", sizes=(4,), shape=(2, 2), dtype="float32", low=(-0.1, -0.2, None, -0.3), high=(0.1, 0.2, 0.3, None)
     ),
@@ -44,7 +44,7 @@ def write_policy(
 ) -> tuple[PolicyManifest, NDArray[np.float32]]:
     """Random weights of a 5→6→7→outputs actor, and observations of many scales for it."""
     generator = np.random.default_rng(3)
-    widths = (5, 6, 7, sum(space.sizes))
+    widths = (5, 6, 7, len(space.sizes) if space.kind == "multi_binary" else sum(space.sizes))
     tensors: dict[str, NDArray[Any]] = {"policy/log_std": np.full(widths[-1], -1.0, dtype=np.float32)}
     layers = []
     for depth, (fan_in, fan_out) in enumerate(pairwise(widths)):

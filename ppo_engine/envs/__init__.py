@@ -1,0 +1,1 @@
+"""Vector environments: N copies stepped side by side, seeded, validated, watched, and restorable."""

@@ -1,0 +1,147 @@
+"""The exact state of an environment: its random state at its last reset, and the actions since.
+
+Environments cannot be copied (pickling one rebuilds it from its constructor's arguments), but they can be replayed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from pydantic import JsonValue
+
+from ppo_engine.envs.vector import EnvironmentState
+from ppo_engine.errors import CheckpointMismatch
+
+REPLAYABLE_STEPS = 100_000
+"""Actions of an episode that are kept; a longer episode is resumed approximately."""
+
+
+@dataclass(slots=True)
+class Origin:
+    """Where an episode began.
+
+    Attributes:
+        seeded: the episode began with `reset(seed=...)`, so that the seed alone leads there.
+        random_state: otherwise, of the environment's generator just before the reset; None: it has no such generator.
+        step: the number of steps that the `ActionLog` held then.
+    """
+
+    seeded: bool
+    random_state: JsonValue
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class SavedEpisode:
+    """A running episode as a checkpoint has it; `actions` [L, columns] is None where they were no longer kept."""
+
+    number: int
+    length: int
+    origin: Origin
+    random_state_now: JsonValue
+    observation: NDArray[np.float32]
+    actions: NDArray[Any] | None
+
+
+class ActionLog:
+    """The actions of N environments, as far back as the oldest running episode needs them."""
+
+    def __init__(self, n_envs: int, columns: int, dtype: DTypeLike) -> None:
+        self._rows = np.empty((256, n_envs, columns), dtype)
+        self._dropped = 0
+        self._held = 0
+
+    @property
+    def step(self) -> int:
+        """Steps recorded so far."""
+        return self._dropped + self._held
+
+    def load(self, episodes: Sequence[NDArray[Any] | None]) -> None:
+        """Starts anew with the actions [L, columns] of each environment's running episode, all of which end now."""
+        lengths = [0 if actions is None else len(actions) for actions in episodes]
+        longest = max(lengths, default=0)
+        rows = np.zeros((max(len(self._rows), 2 * longest), *self._rows.shape[1:]), self._rows.dtype)
+        for index, (length, actions) in enumerate(zip(lengths, episodes, strict=True)):
+            if actions is not None:
+                rows[longest - length : longest, index] = actions
+        self._rows, self._dropped, self._held = rows, 0, longest
+
+    def is_full(self) -> bool:
+        """Whether `make_room` must be called before the next `record`."""
+        return self._held == len(self._rows)
+
+    def record(self, actions: NDArray[Any]) -> None:
+        """Keeps a copy of the actions [N, columns] of one step."""
+        self._rows[self._held] = actions
+        self._held += 1
+
+    def make_room(self, oldest_needed: int) -> None:
+        """Forgets steps before `oldest_needed` or beyond REPLAYABLE_STEPS; grows where that is not enough."""
+        first = max(oldest_needed, self.step - REPLAYABLE_STEPS) - self._dropped
+        kept = self._rows[first : self._held]
+        capacity = len(self._rows) * (2 if 2 * len(kept) > len(self._rows) else 1)
+        rows = np.empty((capacity, *self._rows.shape[1:]), self._rows.dtype)
+        rows[: len(kept)] = kept
+        self._rows, self._dropped, self._held = rows, self._dropped + first, len(kept)
+
+    def since(self, step: int, env_index: int) -> NDArray[Any] | None:
+        """A copy of an environment's actions [L, columns] since a step, or None where they are kept no more."""
+        if step < self._dropped:
+            return None
+        return self._rows[step - self._dropped : self._held, env_index].copy()
+
+
+def saved_episode(state: EnvironmentState, env_index: int) -> SavedEpisode:
+    """One environment's part of a saved state. Raises CheckpointMismatch where it has none."""
+    prefix = f"env/{env_index}"
+    try:
+        return SavedEpisode(
+            number=int(cast(int, state[f"{prefix}/episode"])),
+            length=int(cast(int, state[f"{prefix}/length"])),
+            origin=Origin(bool(state[f"{prefix}/seeded"]), cast(JsonValue, state[f"{prefix}/random_state"]), step=0),
+            random_state_now=cast(JsonValue, state[f"{prefix}/random_state_now"]),
+            observation=cast(NDArray[np.float32], state[f"{prefix}/observation"]),
+            actions=cast(NDArray[Any] | None, state.get(f"{prefix}/actions")),
+        )
+    except KeyError as error:
+        raise CheckpointMismatch(f"the checkpoint holds no {error.args[0]!r}") from None
+
+
+def random_state(env: gymnasium.Env[Any, Any]) -> JsonValue:
+    """The state of the environment's generator as JSON; None where it has no NumPy generator of its own."""
+    generator = getattr(env.unwrapped, "np_random", None)
+    if not isinstance(generator, np.random.Generator):
+        return None
+    return _as_json(generator.bit_generator.state)
+
+
+def set_random_state(env: gymnasium.Env[Any, Any], state: JsonValue) -> None:
+    """Gives the environment a generator in that state. Raises ValueError where NumPy has no such generator."""
+    if not isinstance(state, dict):
+        return
+    name = state["bit_generator"]
+    kinds = {"PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"}
+    if name not in kinds:
+        raise ValueError(f"unknown bit generator {name!r}")
+    bits = getattr(np.random, str(name))()
+    bits.state = _from_json(state, bits.state)
+    env.unwrapped.np_random = np.random.Generator(bits)
+
+
+def _as_json(value: Any) -> JsonValue:
+    if isinstance(value, dict):
+        return {key: _as_json(part) for key, part in value.items()}
+    if isinstance(value, np.ndarray):
+        return [int(number) for number in value.ravel()]
+    return value if isinstance(value, str) else int(value)
+
+
+def _from_json(value: JsonValue, like: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _from_json(part, like[key]) for key, part in value.items()}
+    if isinstance(value, list):
+        return np.array(value, dtype=like.dtype)
+    return value

@@ -1,0 +1,256 @@
+"""Gymnasium's spaces as flat numbers: observations become float32 rows, rows of numbers become actions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import DTypeLike, NDArray
+
+from ppo_engine.errors import UnsupportedSpace
+
+Observation: TypeAlias = Any
+"""What an environment hands out: of whatever type its observation space says."""
+Action: TypeAlias = Any
+"""What an environment's `step` takes: of whatever type its action space says."""
+Row: TypeAlias = NDArray[np.float32]
+ActionKind: TypeAlias = Literal["discrete", "box", "multi_discrete", "multi_binary"]
+
+
+class NotInSpace(ValueError):
+    """An observation is not of its space's shape and type; the message says how."""
+
+
+class ObservationEncoder:
+    """Flattens the observations of one space into float32 rows.
+
+    Box keeps its numbers; Discrete and each component of MultiDiscrete become one-hot; MultiBinary keeps its bits;
+    Dict (in its space's order of keys) and Tuple are concatenated, to any depth.
+
+    Attributes:
+        size: features of a row (D).
+        normalizable: [D] bool; False for one-hot and binary features, which are on a scale already.
+    """
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        """Raises UnsupportedSpace, naming the part of the space that cannot be flattened."""
+        self.size = flat_size(space)
+        self.encode_into = _writer(space, "observation")
+        """Checks an observation and writes it into a row [D]; raises NotInSpace. Copies: nothing is aliased."""
+        self.normalizable = np.zeros(self.size, dtype=np.bool_)
+        _mark_measurements(space, self.normalizable)
+
+    def encode(self, observation: Observation) -> Row:
+        """The observation as a new row [D]; raises NotInSpace."""
+        row = np.empty(self.size, dtype=np.float32)
+        self.encode_into(observation, row)
+        return row
+
+
+@dataclass(frozen=True, eq=False)
+class ActionSpace:
+    """An action space as the policy sees it: rows of numbers.
+
+    A row is int64 `[heads]` for the discrete kinds, each entry counted from 0, and float32 `[A]` for a Box, unclipped.
+    """
+
+    kind: ActionKind
+    sizes: tuple[int, ...]
+    """Choices of each head: `(n,)` for Discrete, one per component for MultiDiscrete, 2 per bit for MultiBinary;
+    `(A,)` for a Box."""
+    shape: tuple[int, ...]
+    """Shape of the action that the environment takes; `()` for Discrete."""
+    dtype: np.dtype[Any]
+    low: NDArray[Any] | None = None
+    """[A], Box only; may be infinite."""
+    high: NDArray[Any] | None = None
+    start: NDArray[np.int64] | None = None
+    """[heads], added to Discrete and MultiDiscrete choices."""
+
+    @property
+    def columns(self) -> int:
+        """Entries of one action row: heads, or A."""
+        return self.sizes[0] if self.kind == "box" else len(self.sizes)
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the policy for one observation: logits, or means; one logit per bit of a MultiBinary."""
+        return len(self.sizes) if self.kind == "multi_binary" else sum(self.sizes)
+
+    @property
+    def row_dtype(self) -> np.dtype[Any]:
+        """float32 for a Box, int64 otherwise."""
+        return np.dtype(np.float32 if self.kind == "box" else np.int64)
+
+    def decode(self, row: NDArray[Any]) -> Action:
+        """One row [heads] or [A] as the action that the environment takes: clipped to bounds, shaped and typed."""
+        return self.decode_rows(np.asarray(row)[None])[0]
+
+    def decode_rows(self, rows: NDArray[Any]) -> list[Action]:
+        """Rows [N, heads] or [N, A] as N actions; they share no memory with the rows."""
+        if self.kind == "discrete":
+            start = 0 if self.start is None else int(self.start[0])
+            return [choice + start for choice in rows[:, 0].tolist()] if start else list(rows[:, 0].tolist())
+        return list(self.decode_batch(rows))
+
+    def decode_batch(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Rows [N, heads] or [N, A] as one array [N, *shape], as a vector environment takes it."""
+        if self.kind == "box":
+            assert self.low is not None and self.high is not None
+            numbers = np.rint(rows) if self.dtype.kind in "iu" else rows
+            clipped: NDArray[Any] = np.clip(numbers, self.low, self.high)
+            return clipped.reshape(len(rows), *self.shape).astype(self.dtype, copy=False)
+        choices: NDArray[Any] = rows if self.start is None else rows + self.start
+        return choices.reshape(len(rows), *self.shape).astype(self.dtype)
+
+
+def action_space_of(space: spaces.Space[Any]) -> ActionSpace:
+    """The engine's view of an action space. Raises UnsupportedSpace."""
+    match space:
+        case spaces.Discrete():
+            return ActionSpace("discrete", (int(space.n),), (), np.dtype(np.int64), start=_start(space.start))
+        case spaces.MultiDiscrete():
+            sizes = tuple(int(n) for n in space.nvec.ravel())
+            return ActionSpace("multi_discrete", sizes, space.shape, _dtype(space), start=_start(space.start))
+        case spaces.MultiBinary():
+            bits = (2,) * int(np.prod(space.shape))
+            return ActionSpace("multi_binary", bits, space.shape, _dtype(space))
+        case spaces.Box():
+            size = (int(np.prod(space.shape)),)
+            return ActionSpace("box", size, space.shape, _dtype(space), space.low.ravel(), space.high.ravel())
+        case _:
+            raise UnsupportedSpace(f"action space {type(space).__name__} is not supported")
+
+
+def flat_size(space: spaces.Space[Any]) -> int:
+    """Features of one flattened observation (D). Raises UnsupportedSpace."""
+    match space:
+        case spaces.Box() | spaces.MultiBinary():
+            return int(np.prod(space.shape))
+        case spaces.Discrete():
+            return int(space.n)
+        case spaces.MultiDiscrete():
+            return int(space.nvec.sum())
+        case spaces.Dict() | spaces.Tuple():
+            return sum(flat_size(part) for _, part in _parts(space))
+        case _:
+            raise UnsupportedSpace(f"observation space {type(space).__name__} is not supported")
+
+
+def _start(start: Any) -> NDArray[np.int64] | None:
+    offsets = np.asarray(start, dtype=np.int64).ravel()
+    return offsets if offsets.any() else None
+
+
+def _dtype(space: spaces.Space[Any]) -> np.dtype[Any]:
+    assert space.dtype is not None
+    return np.dtype(space.dtype)
+
+
+def _parts(space: spaces.Dict | spaces.Tuple[Any]) -> list[tuple[Any, spaces.Space[Any]]]:
+    return list(space.spaces.items()) if isinstance(space, spaces.Dict) else list(enumerate(space.spaces))
+
+
+def _mark_measurements(space: spaces.Space[Any], mask: NDArray[np.bool_]) -> None:
+    if isinstance(space, spaces.Box):
+        mask[:] = True
+    elif isinstance(space, spaces.Dict | spaces.Tuple):
+        end = 0
+        for _, part in _parts(space):
+            begin, end = end, end + flat_size(part)
+            _mark_measurements(part, mask[begin:end])
+
+
+def _writer(space: spaces.Space[Any], name: str) -> Callable[[Observation, Row], None]:
+    match space:
+        case spaces.Box():
+            return partial(_write_array, shape=space.shape, dtype=_dtype(space), name=name)
+        case spaces.MultiBinary():
+            return partial(_write_bits, shape=space.shape, name=name)
+        case spaces.Discrete():
+            return partial(_write_choices, shape=(), sizes=np.array([space.n]), start=space.start, name=name)
+        case spaces.MultiDiscrete():
+            return partial(
+                _write_choices, shape=space.shape, sizes=space.nvec.ravel(), start=space.start.ravel(), name=name
+            )
+        case spaces.Dict():
+            return partial(_write_dict, parts=_part_writers(space, name), name=name)
+        case spaces.Tuple():
+            return partial(_write_tuple, parts=_part_writers(space, name), name=name)
+        case _:
+            raise UnsupportedSpace(f"{name}: space {type(space).__name__} is not supported")
+
+
+PartWriter: TypeAlias = tuple[Any, slice, Callable[[Observation, Row], None]]
+
+
+def _part_writers(space: spaces.Dict | spaces.Tuple[Any], name: str) -> list[PartWriter]:
+    writers: list[PartWriter] = []
+    end = 0
+    for key, part in _parts(space):
+        begin, end = end, end + flat_size(part)
+        writers.append((key, slice(begin, end), _writer(part, f"{name}[{key!r}]")))
+    return writers
+
+
+def _write_array(
+    observation: Observation, row: Row, *, shape: tuple[int, ...], dtype: np.dtype[Any], name: str
+) -> None:
+    if type(observation) is np.ndarray and observation.dtype is dtype and observation.shape == shape:
+        row[:] = observation if len(shape) == 1 else observation.ravel()
+        return
+    array = _as_array(observation, name)
+    if array.shape != shape:
+        raise NotInSpace(f"{name} has shape {array.shape}, its space {shape}")
+    if array.dtype.kind not in "biuf":
+        raise NotInSpace(f"{name} is of type {array.dtype}, its space of {dtype}")
+    row[:] = array.ravel()
+
+
+def _write_bits(observation: Observation, row: Row, *, shape: tuple[int, ...], name: str) -> None:
+    bits = _as_array(observation, name)
+    if bits.shape != shape:
+        raise NotInSpace(f"{name} has shape {bits.shape}, its space {shape}")
+    if bits.dtype.kind not in "biu" or ((bits != 0) & (bits != 1)).any():
+        raise NotInSpace(f"{name} is not made of zeros and ones")
+    row[:] = bits.ravel()
+
+
+def _write_choices(
+    observation: Observation, row: Row, *, shape: tuple[int, ...], sizes: NDArray[Any], start: Any, name: str
+) -> None:
+    choices = _as_array(observation, name)
+    if choices.shape != shape:
+        raise NotInSpace(f"{name} has shape {choices.shape}, its space {shape}")
+    if choices.dtype.kind not in "biu":
+        raise NotInSpace(f"{name} is of type {choices.dtype}, its space holds integers")
+    offsets = choices.ravel().astype(np.int64) - start
+    if ((offsets < 0) | (offsets >= sizes)).any():
+        raise NotInSpace(f"{name} is {choices.tolist()}, outside its space")
+    row[:] = 0.0
+    row[np.cumsum(sizes) - sizes + offsets] = 1.0
+
+
+def _write_dict(observation: Observation, row: Row, *, parts: list[PartWriter], name: str) -> None:
+    if not isinstance(observation, dict):
+        raise NotInSpace(f"{name} is a {type(observation).__name__}, its space a Dict")
+    for key, place, write in parts:
+        if key not in observation:
+            raise NotInSpace(f"{name} has no {key!r}")
+        write(observation[key], row[place])
+
+
+def _write_tuple(observation: Observation, row: Row, *, parts: list[PartWriter], name: str) -> None:
+    if not isinstance(observation, tuple | list) or len(observation) != len(parts):
+        raise NotInSpace(f"{name} is no tuple of {len(parts)} parts")
+    for index, place, write in parts:
+        write(observation[index], row[place])
+
+
+def _as_array(observation: Observation, name: str, dtype: DTypeLike | None = None) -> NDArray[Any]:
+    try:
+        return np.asarray(observation, dtype=dtype)
+    except (ValueError, TypeError) as error:
+        raise NotInSpace(f"{name} is a {type(observation).__name__}, no array: {error}") from None

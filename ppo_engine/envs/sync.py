@@ -1,0 +1,263 @@
+"""Vector environments stepped one after another in the calling process, with as little around them as can be."""
+
+import logging
+import math
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from numbers import Real
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from ppo_engine.envs.registry import episode_limit, make_unlimited
+from ppo_engine.envs.snapshots import ActionLog, Origin, SavedEpisode, random_state, saved_episode, set_random_state
+from ppo_engine.envs.spaces import Action, NotInSpace, ObservationEncoder, action_space_of
+from ppo_engine.envs.vector import EXACT, EnvironmentState, Resumability, Step, Vectorization, allocate_step, seed_of
+from ppo_engine.envs.watchdog import IDLE, Watchdog
+from ppo_engine.errors import EnvironmentFailed, EnvironmentFault, EnvironmentPlace, InvalidObservation
+from ppo_engine.spec import EnvSpec
+
+log = logging.getLogger(__name__)
+
+NUMBERS = frozenset({float, int, np.float64, np.float32, np.int64, np.int32})
+BOOLS = frozenset({bool, np.bool_})
+
+
+class SyncVectorEnvironment:
+    """N environments in this process. An ended episode is followed by a reset within the same step."""
+
+    vectorization: Vectorization = "sync"
+    vectorization_reason = "stepped in the training process"
+
+    def __init__(
+        self,
+        env: EnvSpec,
+        seeds: Sequence[np.random.SeedSequence],
+        *,
+        first_index: int = 0,
+        buffers: Step | None = None,
+    ) -> None:
+        """Makes the environments; none is reset yet.
+
+        Args:
+            seeds: one per environment to make here; how many there are is what `env.n_envs` does not say.
+            first_index: the index of the first of them among all environments of the training.
+            buffers: the arrays to write each step into; None: own ones.
+        """
+        self.n_envs = len(seeds)
+        self.resume = EXACT
+        self._spec = env
+        self._seeds = [seed_of(sequence) for sequence in seeds]
+        self._first_index = first_index
+        self._limit: float = episode_limit(env) or math.inf
+        self._episodes = [0] * self.n_envs
+        self._lengths = [0] * self.n_envs
+        self._watchdog = Watchdog(env.step_timeout_seconds, self._place)
+        self._make()
+        self.encoder = ObservationEncoder(self._envs[0].observation_space)
+        self.action_space = action_space_of(self._envs[0].action_space)
+        self.observation_size = self.encoder.size
+        self._actions = ActionLog(self.n_envs, self.action_space.columns, self.action_space.row_dtype)
+        self._step = buffers or allocate_step(self.n_envs, self.encoder.size)
+        self._rows = list(self._step.final_observations)
+        self._zeros = np.zeros(self._step.final_observations.size, np.float32)
+
+    def reset(self) -> NDArray[np.float32]:
+        with np.errstate(over="ignore"):
+            for index in range(self.n_envs):
+                self._reset(index, seeded=True)
+        self._watchdog.env_index = IDLE
+        self._require_finite(self._step.observations)
+        return self._step.observations
+
+    def step(self, actions: NDArray[Any]) -> Step:
+        if self._actions.is_full():
+            self._actions.make_room(min(origin.step for origin in self._origins))
+        self._actions.record(actions)
+        step = self._step
+        # An observation beyond float32 becomes infinite, and is reported as such.
+        with np.errstate(over="ignore"):
+            ended = self._step_each(self.action_space.decode_rows(actions))
+            step.observations[...] = step.final_observations
+            self._watchdog.env_index = IDLE
+            self._require_finite(step.final_observations)
+            for index in ended:
+                self._episodes[index] += 1
+                self._lengths[index] = 0
+                self._reset(index)
+        if ended:
+            self._watchdog.env_index = IDLE
+            self._require_finite(step.observations)
+        return step
+
+    def _step_each(self, actions: list[Action]) -> list[int]:
+        """Steps every environment, writing what comes out; the indices of those whose episode ended."""
+        lengths, rows, watchdog, limit = self._lengths, self._rows, self._watchdog, self._limit
+        rewards, all_terminated, all_truncated = self._step.rewards, self._step.terminated, self._step.truncated
+        encode_into = self.encoder.encode_into
+        watchdog.calls += 1
+        ended: list[int] = []
+        index = 0
+        try:
+            for index, env_step in enumerate(self._steps):
+                watchdog.env_index = index
+                length = lengths[index] = lengths[index] + 1
+                observation, reward, terminated, truncated, _ = env_step(actions[index])
+                if type(reward) not in NUMBERS or type(terminated) not in BOOLS or type(truncated) not in BOOLS:
+                    _require_scalars(reward, terminated, truncated)
+                encode_into(observation, rows[index])
+                rewards[index] = reward
+                all_terminated[index] = terminated
+                truncated = truncated or length >= limit
+                all_truncated[index] = truncated
+                if terminated or truncated:
+                    ended.append(index)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            raise self._fault(error, index) from error
+        return ended
+
+    def _reset(self, index: int, *, seeded: bool = False) -> None:
+        """Starts an episode of one environment, writing its first observation, and keeps where it began."""
+        env = self._envs[index]
+        self._used = True
+        self._watchdog.calls += 1
+        self._watchdog.env_index = index
+        try:
+            self._origins[index] = Origin(seeded, None if seeded else random_state(env), self._actions.step)
+            observation, _ = env.reset(seed=self._seeds[index] if seeded else None)
+            self.encoder.encode_into(observation, self._step.observations[index])
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            raise self._fault(error, index) from error
+
+    def state(self) -> dict[str, NDArray[Any] | JsonValue]:
+        state: dict[str, NDArray[Any] | JsonValue] = {}
+        for index, (env, origin) in enumerate(zip(self._envs, self._origins, strict=True)):
+            prefix = f"env/{self._first_index + index}"
+            state[f"{prefix}/episode"] = self._episodes[index]
+            state[f"{prefix}/length"] = self._lengths[index]
+            state[f"{prefix}/seeded"] = origin.seeded
+            state[f"{prefix}/random_state"] = origin.random_state
+            state[f"{prefix}/random_state_now"] = random_state(env)
+            state[f"{prefix}/observation"] = self._step.observations[index].copy()
+            actions = self._actions.since(origin.step, index)
+            if actions is not None:
+                state[f"{prefix}/actions"] = actions
+        return state
+
+    def restore(self, state: EnvironmentState) -> NDArray[np.float32]:
+        if self._used:
+            # An environment may keep more between its episodes than a replay from the last reset brings back.
+            self._end()
+            self._make()
+        episodes = [saved_episode(state, self._first_index + index) for index in range(self.n_envs)]
+        self._actions = ActionLog(self.n_envs, self.action_space.columns, self.action_space.row_dtype)
+        self._actions.load([episode.actions for episode in episodes])
+        reasons: list[str] = []
+        for index, episode in enumerate(episodes):
+            self._episodes[index], self._lengths[index] = episode.number, episode.length
+            difference = self._replay(index, episode)
+            if difference is not None:
+                reasons.append(f"{self._place(index)}: {difference}")
+        self._watchdog.env_index = IDLE
+        self._require_finite(self._step.observations)
+        self.resume = Resumability("approximate", "; ".join(reasons[:3])) if reasons else EXACT
+        return self._step.observations
+
+    def close(self) -> None:
+        self._watchdog.close()
+        self._end()
+        self._envs.clear()
+        self._steps.clear()
+
+    def _replay(self, index: int, episode: SavedEpisode) -> str | None:
+        """Brings a fresh environment to where an episode was saved; where that fails to be exact, the reason."""
+        env = self._envs[index]
+        difference = self._replay_steps(index, episode)
+        if difference is None:
+            self._origins[index] = replace(episode.origin, step=self._actions.step - episode.length)
+            if random_state(env) != episode.random_state_now:
+                return "its random state differs after a replay of the episode"
+            if not np.array_equal(self._step.observations[index], episode.observation):
+                return "its observation differs after a replay of the episode"
+            return None
+        self._lengths[index] = 0
+        set_random_state(env, episode.random_state_now)
+        self._reset(index)
+        return difference
+
+    def _replay_steps(self, index: int, episode: SavedEpisode) -> str | None:
+        if episode.actions is None:
+            return "its episode was too long to be replayed: a new one was begun"
+        env = self._envs[index]
+        # Seeded first even where a later episode follows, as the original was.
+        self._reset(index, seeded=True)
+        if not episode.origin.seeded:
+            if episode.origin.random_state is None:
+                return "it has no random generator to restore: a new episode was begun"
+            set_random_state(env, episode.origin.random_state)
+            self._reset(index)
+        row = self._step.observations[index]
+        try:
+            for action in self.action_space.decode_rows(episode.actions):
+                self._watchdog.calls += 1
+                observation, _, terminated, truncated, _ = env.step(action)
+                if terminated or truncated:
+                    return "its episode ended in the replay: a new one was begun"
+                self.encoder.encode_into(observation, row)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            if self._watchdog.expired is not None:
+                raise self._fault(error, index) from error
+            return f"its replay raised {type(error).__name__}: a new episode was begun"
+        return None
+
+    def _place(self, index: int) -> EnvironmentPlace:
+        return EnvironmentPlace(self._spec.id, self._first_index + index, self._episodes[index], self._lengths[index])
+
+    def _fault(self, error: BaseException, index: int) -> BaseException:
+        self._watchdog.env_index = IDLE
+        if isinstance(error, EnvironmentFault):
+            return error
+        if isinstance(error, KeyboardInterrupt):
+            return self._watchdog.expired or error
+        if isinstance(error, NotInSpace):
+            return InvalidObservation(str(error), self._place(index))
+        text = "".join(traceback.format_exception(error))
+        return EnvironmentFailed(f"raised {type(error).__name__}: {error}", self._place(index), text)
+
+    def _require_finite(self, observations: NDArray[np.float32]) -> None:
+        # 0 · x is NaN for an infinite or undefined x, and 0 for every other: one product finds any bad number.
+        if math.isnan(np.dot(observations.reshape(-1), self._zeros)):
+            index, feature = (int(where[0]) for where in np.nonzero(~np.isfinite(observations)))
+            value = observations[index, feature]
+            raise InvalidObservation(f"observation is {value} at flat index {feature}", self._place(index))
+        if not math.isfinite(self._step.rewards.sum()):
+            bad = np.flatnonzero(~np.isfinite(self._step.rewards))
+            if len(bad):
+                raise InvalidObservation(f"reward is {self._step.rewards[bad[0]]}", self._place(int(bad[0])))
+
+    def _make(self) -> None:
+        self._envs: list[gymnasium.Env[Any, Any]] = [make_unlimited(self._spec) for _ in range(self.n_envs)]
+        self._steps: list[Callable[[Action], tuple[Any, Any, Any, Any, Any]]] = [env.step for env in self._envs]
+        self._origins = [Origin(seeded=True, random_state=None, step=0)] * self.n_envs
+        self._used = False
+
+    def _end(self) -> None:
+        for env in self._envs:
+            try:
+                env.close()
+            except Exception:
+                # What an environment does when it is closed changes nothing that was learned.
+                log.warning("%s could not be closed", self._spec.id, exc_info=True)
+
+
+def _require_scalars(reward: Any, terminated: Any, truncated: Any) -> None:
+    """Raises NotInSpace where a step's reward is no number or its ends are no booleans."""
+    if not isinstance(reward, Real):
+        raise NotInSpace(f"reward is a {type(reward).__name__}, not a number")
+    for name, value in (("terminated", terminated), ("truncated", truncated)):
+        if type(value) not in BOOLS:
+            raise NotInSpace(f"{name} is a {type(value).__name__}, not a bool")

@@ -1,0 +1,127 @@
+"""The contract of vector environments: N copies of one environment, stepped together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from ppo_engine.envs.spaces import ActionSpace, ObservationEncoder
+from ppo_engine.spec import EnvSpec
+
+EnvironmentState: TypeAlias = Mapping[str, NDArray[Any] | JsonValue]
+"""Flat names, `env/3/actions` and so on; arrays go to safetensors, the rest to JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step of N environments led to.
+
+    The arrays are the environment's own and are overwritten by the next step: copy what is to be kept.
+    """
+
+    observations: NDArray[np.float32]
+    """[N, D]; what the policy acts on next: after the end of an episode, the first observation of the next one."""
+    rewards: NDArray[np.float64]
+    """[N]"""
+    terminated: NDArray[np.bool_]
+    """[N]; the episode reached an end of its own: nothing is to be had after it."""
+    truncated: NDArray[np.bool_]
+    """[N]; the episode was cut off. Where `terminated` holds as well, that wins."""
+    final_observations: NDArray[np.float32]
+    """[N, D]; what the step itself led to, before any reset; equals `observations` where no episode ended."""
+    valid: NDArray[np.bool_]
+    """[N]; False marks a row that is no step but the reset of a foreign environment; it must weigh nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumability:
+    """Whether training goes on from a checkpoint with the very bits that it would have had; if not, why."""
+
+    kind: Literal["exact", "approximate"]
+    reason: str | None = None
+
+
+EXACT = Resumability("exact")
+
+
+Vectorization: TypeAlias = Literal["sync", "process", "native"]
+
+
+class VectorEnvironment(Protocol):
+    """N copies of one environment."""
+
+    n_envs: int
+    observation_size: int
+    """Features of a flattened observation (D)."""
+    encoder: ObservationEncoder
+    action_space: ActionSpace
+    vectorization: Vectorization
+    vectorization_reason: str
+    resume: Resumability
+
+    def reset(self) -> NDArray[np.float32]:
+        """Seeds every environment from its own stream and starts its first episode; [N, D]. Called once."""
+        ...
+
+    def step(self, actions: NDArray[Any]) -> Step:
+        """Steps all environments and resets those whose episode ended.
+
+        Args:
+            actions: rows of `action_space`: float32 [N, A], unclipped, or int64 [N, heads].
+        Raises: EnvironmentFault, naming the environment, its episode and step.
+        """
+        ...
+
+    def state(self) -> dict[str, NDArray[Any] | JsonValue]:
+        """All that `restore` needs; the same whatever the vectorization."""
+        ...
+
+    def restore(self, state: EnvironmentState) -> NDArray[np.float32]:
+        """Brings the environments to where `state` was taken, and returns the observations [N, D] there.
+
+        Sets `resume` to approximate, with the reason, where the replay led elsewhere.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends the environments and every process that steps them. May be called again."""
+        ...
+
+
+def allocate_step(n_envs: int, observation_size: int) -> Step:
+    """The arrays of a `Step`, zeroed, with every row valid."""
+    return Step(
+        observations=np.zeros((n_envs, observation_size), np.float32),
+        rewards=np.zeros(n_envs, np.float64),
+        terminated=np.zeros(n_envs, np.bool_),
+        truncated=np.zeros(n_envs, np.bool_),
+        final_observations=np.zeros((n_envs, observation_size), np.float32),
+        valid=np.ones(n_envs, np.bool_),
+    )
+
+
+def seed_of(sequence: np.random.SeedSequence) -> int:
+    """The integer that an environment is seeded with: 32 bits, since some environments take no more."""
+    return int(sequence.generate_state(1, np.uint32)[0])
+
+
+def make_vector_environment(
+    env: EnvSpec, seeds: Sequence[np.random.SeedSequence], *, workers: int | None = None
+) -> VectorEnvironment:
+    """`env.n_envs` copies of an environment, in the vectorization that the spec names.
+
+    Args:
+        seeds: one stream per environment; environment i draws from `seeds[i]` alone, so that its episodes depend
+            neither on how many environments there are nor on which process steps them.
+        workers: processes of `process` vectorization; None: as many as there are CPU cores, `n_envs` at most.
+    Raises: UnknownEnvironment, UnsupportedSpace, InvalidSpec, EnvironmentFault.
+    """
+    # Imported here, since these modules implement the contract that this one states.
+    from ppo_engine.envs.sync import SyncVectorEnvironment
+
+    if len(seeds) != env.n_envs:
+        raise ValueError(f"{env.n_envs} environments need as many seeds, not {len(seeds)}")
+    return SyncVectorEnvironment(env, seeds)

@@ -1,0 +1,201 @@
+"""Laws of evaluation: whole episodes, raw returns, an environment and seeds of its own."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from ppo_engine import evaluate as evaluation_module
+from ppo_engine.bundle import PolicyManifest
+from ppo_engine.envs.vector import seed_of
+from ppo_engine.errors import UnknownEnvironment
+from ppo_engine.evaluate import EVALUATION_KEY, Evaluation, evaluate, mean_interval, student_t_975
+from ppo_engine.random import seed_sequence
+from ppo_engine.spec import EnvSpec
+
+CARTPOLE = EnvSpec(id="CartPole-v1")
+
+
+def lean(observations: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Push to the side that the pole leans to: CartPole episodes of some 40 steps, of many lengths."""
+    return (observations[:, [2]] > 0).astype(np.int64)
+
+
+def fall(observations: NDArray[np.float32]) -> NDArray[np.int64]:
+    return np.zeros((len(observations), 1), dtype=np.int64)
+
+
+def by_hand(act: Any, seeds: np.random.SeedSequence, seat: int, n_episodes: int) -> list[tuple[float, int]]:
+    """(return, length) of the episodes of one environment, in the plainest possible loop."""
+    child = np.random.SeedSequence(seeds.entropy, spawn_key=(*seeds.spawn_key, seat))
+    environment = gymnasium.make("CartPole-v1")
+    played: list[tuple[float, int]] = []
+    observation, _ = environment.reset(seed=seed_of(child))
+    while len(played) < n_episodes:
+        total, length, ended = 0.0, 0, False
+        while not ended:
+            observation, reward, terminated, truncated, _ = environment.step(int(act(observation[None])[0, 0]))
+            total, length, ended = total + float(reward), length + 1, terminated or truncated
+        played.append((total, length))
+        observation, _ = environment.reset()
+    return played
+
+
+@pytest.mark.parametrize("act", [fall, lean])
+def test_episodes_are_those_of_a_plain_loop_assigned_up_front(act: Any) -> None:
+    seeds = np.random.SeedSequence(5, spawn_key=(1, 2))
+    evaluation = evaluate(act, CARTPOLE, n_episodes=7, seeds=seeds, n_envs=3)
+    # environment 0 plays episodes 0, 3 and 6, environment 1 plays 1 and 4, environment 2 plays 2 and 5
+    loops = [by_hand(act, seeds, seat, share) for seat, share in enumerate((3, 2, 2))]
+    expected = [loops[episode % 3][episode // 3] for episode in range(7)]
+    assert list(zip(evaluation.returns, evaluation.lengths, strict=True)) == expected
+
+
+@pytest.mark.parametrize(("n_episodes", "n_envs"), [(1, 8), (8, 8), (9, 8), (3, 1)])
+def test_exactly_the_asked_number_of_episodes_is_played(n_episodes: int, n_envs: int) -> None:
+    evaluation = evaluate(fall, CARTPOLE, n_episodes=n_episodes, seeds=np.random.SeedSequence(0), n_envs=n_envs)
+    assert len(evaluation.returns) == len(evaluation.lengths) == n_episodes
+    assert all(8 <= length <= 11 for length in evaluation.lengths)  # a cart that is only pushed left falls in ~9 steps
+
+
+def test_evaluating_leaves_the_seeds_as_they_were_and_repeats_itself() -> None:
+    seeds = seed_sequence(3, "evaluation", 40)
+    first = evaluate(lean, CARTPOLE, n_episodes=4, seeds=seeds)
+    assert seeds.n_children_spawned == 0
+    assert evaluate(lean, CARTPOLE, n_episodes=4, seeds=seeds) == first
+    assert evaluate(lean, CARTPOLE, n_episodes=4, seeds=seed_sequence(3, "evaluation", 41)) != first
+
+
+def test_no_seed_of_an_evaluation_is_one_of_training() -> None:
+    training = {seed_of(seed_sequence(0, "env", index)) for index in range(256)}
+    sources = [np.random.SeedSequence(0, spawn_key=(EVALUATION_KEY,)), seed_sequence(0, "evaluation", 1)]
+    for source in sources:
+        children = [np.random.SeedSequence(0, spawn_key=(*source.spawn_key, seat)) for seat in range(256)]
+        assert training.isdisjoint(seed_of(child) for child in children)
+
+
+def test_the_policy_sees_raw_observations_and_the_score_is_the_raw_return() -> None:
+    seen: list[NDArray[np.float32]] = []
+
+    def watch(observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        seen.append(observations.copy())
+        return np.full((len(observations), 1), 9.0, dtype=np.float32)
+
+    evaluation = evaluate(watch, EnvSpec(id="Pendulum-v1"), n_episodes=2, seeds=np.random.SeedSequence(0))
+    rows = np.concatenate(seen)
+    np.testing.assert_allclose(rows[:, 0] ** 2 + rows[:, 1] ** 2, 1.0, rtol=1e-5)  # cos² + sin²: nothing was scaled
+    assert evaluation.lengths == (200, 200)
+    # 200 steps that each cost at least 0.001 · 2² for the action, which the environment clipped from 9 to 2
+    assert all(value <= -0.8 for value in evaluation.returns)
+
+
+def test_the_time_limit_of_the_spec_holds() -> None:
+    limited = CARTPOLE.model_copy(update={"max_episode_steps": 5})
+    assert evaluate(fall, limited, n_episodes=3, seeds=np.random.SeedSequence(0)).lengths == (5, 5, 5)
+
+
+def test_an_episode_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation_module, "MAX_EPISODE_STEPS", 30)
+    endless = EnvSpec(id="CliffWalking-v1")  # toy text, no time limit: moving up forever ends no episode
+    assert evaluate(fall, endless, n_episodes=2, seeds=np.random.SeedSequence(0)).lengths == (30, 30)
+
+
+def test_an_unknown_environment_is_named() -> None:
+    with pytest.raises(UnknownEnvironment, match="Nowhere-v7"):
+        evaluate(fall, EnvSpec(id="Nowhere-v7"), n_episodes=1, seeds=np.random.SeedSequence(0))
+
+
+def test_statistics_by_hand() -> None:
+    evaluation = Evaluation((1.0, 2.0, 3.0, 6.0), (10, 20, 30, 40))
+    # mean 3, deviations -2 -1 0 3: variance 14/4 of the population, 14/3 of the sample; t(3) = 3.182
+    assert evaluation.mean_reward == 3.0
+    assert evaluation.std_reward == pytest.approx(math.sqrt(3.5))
+    assert evaluation.mean_length == 25.0
+    half = 3.1824 * math.sqrt(14 / 3) / 2
+    assert evaluation.ci95 == pytest.approx((3 - half, 3 + half), rel=1e-2)
+    assert json.loads(json.dumps(evaluation.as_json()))["ci95"] == pytest.approx([3 - half, 3 + half], rel=1e-2)
+
+
+def test_one_episode_has_no_interval() -> None:
+    assert mean_interval([5.0]) is None
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"), [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (29, 2.045), (1000, 1.962)]
+)
+def test_quantiles_of_student_t_are_those_of_the_tables(degrees: int, quantile: float) -> None:
+    assert student_t_975(degrees) == pytest.approx(quantile, rel=1.5e-3)
+
+
+def write_cartpole_bundle(directory: Path, *, env_id: str = "CartPole-v1") -> None:
+    """A linear policy: logits (0, angle), which is `lean`."""
+    weight = np.array([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]], dtype=np.float32)
+    save_file({"w": weight, "b": np.zeros(2, dtype=np.float32)}, directory / "policy.safetensors")
+    manifest = {
+        "env": {"id": env_id},
+        "spec_sha256": "",
+        "observation_size": 4,
+        "observation_space": {},
+        "action_space": {"kind": "discrete", "sizes": [2], "shape": [], "dtype": "int64"},
+        "normalizer": None,
+        "activation": "tanh",
+        "layers": [{"weight": "w", "bias": "b"}],
+    }
+    (directory / "policy.json").write_text(PolicyManifest.model_validate(manifest).model_dump_json())
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ppo_engine.evaluate", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_evaluates_a_bundle_without_torch(tmp_path: Path) -> None:
+    write_cartpole_bundle(tmp_path)
+    answer = command(tmp_path, "--episodes", "5", "--json")
+    assert answer.returncode == 0, answer.stderr
+    result = json.loads(answer.stdout.splitlines()[-1])
+    expected = evaluate(lean, CARTPOLE, n_episodes=5, seeds=np.random.SeedSequence(0, spawn_key=(EVALUATION_KEY,)))
+    assert result["returns"] == list(expected.returns)
+    assert (result["env_id"], result["n_episodes"], result["deterministic"]) == ("CartPole-v1", 5, True)
+    assert result["mean_reward"] == expected.mean_reward
+
+
+def test_sampling_is_another_evaluation_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cartpole_bundle(tmp_path)
+    assert evaluation_module.main([str(tmp_path), "--episodes", "5", "--stochastic", "--json"]) == 0
+    sampled = json.loads(capsys.readouterr().out)
+    assert evaluation_module.main([str(tmp_path), "--episodes", "5", "--json"]) == 0
+    likeliest = json.loads(capsys.readouterr().out)
+    assert (sampled["deterministic"], likeliest["deterministic"]) == (False, True)
+    assert sampled["returns"] != likeliest["returns"]
+
+
+def test_the_command_says_in_one_line_why_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluation_module.main([str(tmp_path / "nothing")]) == 1
+    write_cartpole_bundle(tmp_path, env_id="Nowhere-v7")
+    assert evaluation_module.main([str(tmp_path)]) == 1
+    absent, unknown = capsys.readouterr().err.splitlines()
+    assert "policy.json" in absent
+    assert "Nowhere-v7" in unknown
+
+
+@pytest.mark.parametrize("arguments", [["--episodes", "0"], ["--n-envs", "0"], ["--seed", "-1"]])
+def test_the_command_refuses_nonsense(arguments: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        evaluation_module.main([str(tmp_path), *arguments])
+    assert caught.value.code == 2
+
+
+def test_evaluating_imports_no_torch() -> None:
+    probe = "import sys, ppo_engine.evaluate; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"

@@ -1,0 +1,115 @@
+"""What training reports: episode statistics, window means, explained variance. A key without a value yet is absent."""
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import JsonValue
+from torch import Tensor
+
+EPISODES = 100
+"""How many finished episodes `rollout/ep_rew_mean` and `rollout/ep_len_mean` are means of, as in Stable-Baselines3."""
+SNAPSHOTS = ("rollout/ep_rew_mean", "rollout/ep_len_mean", "eval/mean_reward", "eval/mean_ep_length")
+"""Metrics of which a window reports the last value; of all others it reports the mean."""
+
+
+class EpisodeStatistics:
+    """Raw, undiscounted returns and lengths of the last episodes, and of those still running."""
+
+    def __init__(self, n_envs: int) -> None:
+        self._returns: NDArray[np.float64] = np.zeros(n_envs)
+        self._lengths: NDArray[np.int64] = np.zeros(n_envs, dtype=np.int64)
+        self._finished: deque[tuple[float, int]] = deque(maxlen=EPISODES)
+
+    def update(self, rewards: NDArray[np.float64], done: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
+        """Takes in one rollout, [T, N] each; rows that are not `valid` count nowhere."""
+        for t in range(len(rewards)):
+            self._returns += np.where(valid[t], rewards[t], 0.0)
+            self._lengths += valid[t]
+            if done[t].any():
+                self._finish(np.flatnonzero(done[t] & valid[t]))
+
+    def metrics(self) -> dict[str, float]:
+        if not self._finished:
+            return {}
+        returns, lengths = zip(*self._finished, strict=True)
+        return {"rollout/ep_rew_mean": float(np.mean(returns)), "rollout/ep_len_mean": float(np.mean(lengths))}
+
+    def state(self) -> dict[str, NDArray[Any] | JsonValue]:
+        return {
+            "returns": self._returns,
+            "lengths": self._lengths,
+            "finished_returns": np.array([episode[0] for episode in self._finished], dtype=np.float64),
+            "finished_lengths": np.array([episode[1] for episode in self._finished], dtype=np.int64),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._returns, self._lengths = state["returns"].copy(), state["lengths"].copy()
+        finished = zip(state["finished_returns"].tolist(), state["finished_lengths"].tolist(), strict=True)
+        self._finished = deque(finished, maxlen=EPISODES)
+
+    def _finish(self, environments: NDArray[np.intp]) -> None:
+        for index in environments:
+            self._finished.append((float(self._returns[index]), int(self._lengths[index])))
+        self._returns[environments] = 0.0
+        self._lengths[environments] = 0
+
+
+class MetricsWindow:
+    """Gathers the metrics of `every` iterations into one row."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self._iterations = 0
+        self._timesteps = 0
+        self._seconds = 0.0
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, metrics: Mapping[str, float], *, timesteps: int, seconds: float) -> None:
+        """Takes in one iteration, which made `timesteps` in `seconds`."""
+        self._iterations += 1
+        self._timesteps += timesteps
+        self._seconds += seconds
+        for key, value in metrics.items():
+            if key in SNAPSHOTS:
+                self._sums[key], self._counts[key] = value, 1
+            else:
+                self._sums[key] = self._sums.get(key, 0.0) + value
+                self._counts[key] = self._counts.get(key, 0) + 1
+
+    @property
+    def full(self) -> bool:
+        return self._iterations >= self.every
+
+    def close(self) -> dict[str, float]:
+        """The row of this window; a new one begins."""
+        row = {key: total / self._counts[key] for key, total in self._sums.items()}
+        row["time/fps"] = self._timesteps / max(self._seconds, 1e-9)
+        self.__init__(self.every)  # type: ignore[misc]  # begins anew
+        return row
+
+    def state(self) -> dict[str, JsonValue]:
+        return {
+            "iterations": self._iterations,
+            "timesteps": self._timesteps,
+            "seconds": self._seconds,
+            "sums": dict(self._sums),
+            "counts": dict(self._counts),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._iterations, self._timesteps = state["iterations"], state["timesteps"]
+        self._seconds = state["seconds"]
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
+    """1 - Var(returns - values) / Var(returns), a scalar: 1 is a perfect critic, 0 one that knows the mean alone.
+
+    NaN or infinite where all returns are alike.
+    """
+    return 1 - torch.var(returns - values, correction=0) / torch.var(returns, correction=0)

@@ -18,7 +18,7 @@ from ppo_engine.envs.snapshots import ActionLog, Origin, SavedEpisode, random_st
 from ppo_engine.envs.spaces import Action, NotInSpace, ObservationEncoder, action_space_of
 from ppo_engine.envs.vector import EXACT, EnvironmentState, Resumability, Step, Vectorization, allocate_step, seed_of
 from ppo_engine.envs.watchdog import IDLE, Watchdog
-from ppo_engine.errors import EnvironmentFailed, EnvironmentFault, EnvironmentPlace, InvalidObservation
+from ppo_engine.errors import EngineError, EnvironmentFailed, EnvironmentFault, EnvironmentPlace, InvalidObservation
 from ppo_engine.spec import EnvSpec
 
 log = logging.getLogger(__name__)
@@ -67,11 +67,12 @@ class SyncVectorEnvironment:
         self._zeros = np.zeros(self._step.final_observations.size, np.float32)
 
     def reset(self) -> NDArray[np.float32]:
-        with np.errstate(over="ignore"):
+        # As in `step`.
+        with np.errstate(over="ignore", invalid="ignore"):
             for index in range(self.n_envs):
                 self._reset(index, seeded=True)
-        self._watchdog.env_index = IDLE
-        self._require_finite(self._step.observations)
+            self._watchdog.env_index = IDLE
+            self._require_finite(self._step.observations)
         return self._step.observations
 
     def step(self, actions: NDArray[Any]) -> Step:
@@ -79,19 +80,19 @@ class SyncVectorEnvironment:
             self._actions.make_room(min(origin.step for origin in self._origins))
         self._actions.record(actions)
         step = self._step
-        # An observation beyond float32 becomes infinite, and is reported as such.
-        with np.errstate(over="ignore"):
+        # An observation beyond float32 becomes infinite, which `_require_finite` reports, itself multiplying by it.
+        with np.errstate(over="ignore", invalid="ignore"):
             ended = self._step_each(self.action_space.decode_rows(actions))
-            step.observations[...] = step.final_observations
             self._watchdog.env_index = IDLE
             self._require_finite(step.final_observations)
-            for index in ended:
-                self._episodes[index] += 1
-                self._lengths[index] = 0
-                self._reset(index)
-        if ended:
-            self._watchdog.env_index = IDLE
-            self._require_finite(step.observations)
+            step.observations[...] = step.final_observations
+            if ended:
+                for index in ended:
+                    self._episodes[index] += 1
+                    self._lengths[index] = 0
+                    self._reset(index)
+                self._watchdog.env_index = IDLE
+                self._require_finite(step.observations)
         return step
 
     def _step_each(self, actions: list[Action]) -> list[int]:
@@ -163,7 +164,6 @@ class SyncVectorEnvironment:
             if difference is not None:
                 reasons.append(f"{self._place(index)}: {difference}")
         self._watchdog.env_index = IDLE
-        self._require_finite(self._step.observations)
         self.resume = Resumability("approximate", "; ".join(reasons[:3])) if reasons else EXACT
         return self._step.observations
 
@@ -240,7 +240,17 @@ class SyncVectorEnvironment:
                 raise InvalidObservation(f"reward is {self._step.rewards[bad[0]]}", self._place(int(bad[0])))
 
     def _make(self) -> None:
-        self._envs: list[gymnasium.Env[Any, Any]] = [make_unlimited(self._spec) for _ in range(self.n_envs)]
+        self._envs: list[gymnasium.Env[Any, Any]] = []
+        for index in range(self.n_envs):
+            self._watchdog.calls += 1
+            self._watchdog.env_index = index
+            try:
+                self._envs.append(make_unlimited(self._spec))
+            except EngineError:
+                raise
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                raise self._fault(error, index) from error
+        self._watchdog.env_index = IDLE
         self._steps: list[Callable[[Action], tuple[Any, Any, Any, Any, Any]]] = [env.step for env in self._envs]
         self._origins = [Origin(seeded=True, random_state=None, step=0)] * self.n_envs
         self._used = False

@@ -1,0 +1,28 @@
+"""A plugin of small environments, well- and ill-behaved, for the tests of every part.
+
+`plugin/` is what an operator would have installed: the package `ppo_test_environments` beside its `.dist-info`, with an
+entry point in the group `ppo_service.environments`. Put on the import path, it is found like any other plugin:
+
+    from tests.environments import PLUGIN_PATH, add_plugin
+
+    def test_...(monkeypatch): add_plugin(monkeypatch)      # this process, and every child started from it
+    subprocess.Popen(..., env={**os.environ, "PYTHONPATH": str(PLUGIN_PATH)})      # a child alone
+
+The ids, their arguments and what they do stand in the docstring of `plugin/ppo_test_environments/__init__.py`.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+PLUGIN_PATH = Path(__file__).parent / "plugin"
+
+
+def add_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the plugin's environments known to this process and to the children it starts, for one test."""
+    if str(PLUGIN_PATH) not in sys.path:
+        # Not syspath_prepend: that imports pkg_resources where it finds it, and warns.
+        monkeypatch.setattr(sys, "path", [str(PLUGIN_PATH), *sys.path])
+    monkeypatch.setenv("PYTHONPATH", str(PLUGIN_PATH), prepend=os.pathsep)

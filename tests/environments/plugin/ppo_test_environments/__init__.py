@@ -1,0 +1,45 @@
+"""Environments for tests, all under `test/`. Arguments are keyword arguments with the defaults shown.
+
+Well-behaved (two observation numbers, two actions, episodes of 20 steps, unless said otherwise)
+    test/Walk-v0                  a random walk: its observations, rewards and ends depend on seed and actions
+    test/Slow-v0                  the walk; each step sleeps `seconds_per_step=0.01`
+    test/Chatty-v0                the walk; each step prints `lines_per_step=10` lines to stdout and one to stderr
+    test/SharedBuffer-v0          the walk; one observation buffer, changed in place by step and reset
+    test/Unrepeatable-v0          the walk, its moves drawn from os.urandom: no replay leads to the same place
+    test/ConstantReward-v0        one state, reward 1, truncated after 10 steps: V = 1 / (1 - gamma)
+    test/Ramp-v0                  observation t, reward t, truncated after 10 steps: V differs from state to state
+    test/ManyFeatures-v0          the walk with `features=1000` observation numbers
+Spaces
+    test/DictObservation-v0       a Dict of Box, Discrete and a Tuple of MultiBinary and MultiDiscrete
+    test/TupleObservation-v0      a Tuple of Discrete (from 3) and a 2 x 2 Box
+    test/MultiDiscreteAction-v0   MultiDiscrete [3, 2]            test/MatrixAction-v0    MultiDiscrete [[2, 3], [4, 2]]
+    test/MultiBinaryAction-v0     MultiBinary 3                   test/OffsetAction-v0      Discrete 3 from -1
+    test/AsymmetricAction-v0      Box [-3, 0] to [1, 10]          test/MatrixBoxAction-v0   Box of shape (2, 2)
+      each rewards the share of the action that is right, and raises ValueError for an action outside its space
+    test/DictAction-v0            a Dict action space: unsupported
+Probes of learning (one step unless said otherwise)
+    test/ProbeConstant-v0         one action, observation 0, reward 1: V = 1
+    test/ProbeObservation-v0      one action, observation and reward both +1 or -1: V = observation
+    test/ProbeDiscount-v0         one action, two steps, observations 0 then 1, reward 1 at the end: V = gamma, 1
+    test/ProbeAction-v0           observation 0, action 1 earns +1, action 0 earns -1
+    test/ProbeObservationAction-v0    observation +1 or -1; +1 for action 1 at +1 and action 0 at -1, otherwise -1
+Ill-behaved: the walk, until `at_step=5` (or `at_reset=0`) of one environment's life; both count over all its episodes
+    test/RaisesInConstructor-v0   test/RaisesInReset-v0 (RuntimeError)    test/RaisesInStep-v0 (RuntimeError)
+    test/ExitsInStep-v0           raises SystemExit
+    test/NaNObservation-v0        test/InfiniteObservation-v0     test/HugeObservation-v0 (float64, beyond float32)
+    test/NaNReward-v0             test/InfiniteReward-v0          test/NaNInReset-v0
+    test/WrongShape-v0            test/WrongType-v0 (strings)     test/ArrayReward-v0    test/TextReward-v0
+    test/NumberEnd-v0             terminated is 0, not a bool     test/ShortStep-v0      four values, not five
+    test/HangsInStep-v0           sleeps forever, ignores SIGTERM test/HangsInReset-v0   the same
+    test/HangsWithLock-v0         never comes back, and never lets go of the interpreter's lock
+    test/KillsItself-v0           SIGKILL to its process          test/ExitsProcess-v0   os._exit(`status=3`)
+    test/AllocatesInStep-v0       allocates `mebibytes=100` more with each step from `at_step` on
+    test/HangsInClose-v0          sleeps forever in close, ignores SIGTERM
+Foreign vector environments of the walk, each with a plain form as well
+    test/NextStep-v0    test/SameStep-v0    test/Disabled-v0    by the autoreset mode of their vector form
+    test/Unlabelled-v0  its vector form does not say how it resets
+"""
+
+from ppo_test_environments.registration import register
+
+__all__ = ["register"]

@@ -1,0 +1,69 @@
+import gymnasium
+
+PACKAGE = "ppo_test_environments"
+
+ENVIRONMENTS = {
+    "walks:Walk": 20,
+    "walks:Slow": 20,
+    "walks:Chatty": 20,
+    "walks:SharedBuffer": 20,
+    "walks:Unrepeatable": 20,
+    "walks:ManyFeatures": 20,
+    "values:ConstantReward": 10,
+    "values:Ramp": 10,
+    "values:ProbeConstant": None,
+    "values:ProbeObservation": None,
+    "values:ProbeDiscount": None,
+    "values:ProbeAction": None,
+    "values:ProbeObservationAction": None,
+    "space_kinds:DictObservation": 20,
+    "space_kinds:TupleObservation": 20,
+    "space_kinds:MultiDiscreteAction": 20,
+    "space_kinds:MatrixAction": 20,
+    "space_kinds:MultiBinaryAction": 20,
+    "space_kinds:OffsetAction": 20,
+    "space_kinds:AsymmetricAction": 20,
+    "space_kinds:MatrixBoxAction": 20,
+    "space_kinds:DictAction": 20,
+    "faulty:RaisesInConstructor": 20,
+    "faulty:RaisesInReset": 20,
+    "faulty:RaisesInStep": 20,
+    "faulty:ExitsInStep": 20,
+    "faulty:NaNObservation": 20,
+    "faulty:InfiniteObservation": 20,
+    "faulty:HugeObservation": 20,
+    "faulty:NaNReward": 20,
+    "faulty:InfiniteReward": 20,
+    "faulty:NaNInReset": 20,
+    "faulty:WrongShape": 20,
+    "faulty:WrongType": 20,
+    "faulty:ArrayReward": 20,
+    "faulty:TextReward": 20,
+    "faulty:NumberEnd": 20,
+    "faulty:ShortStep": 20,
+    "deadly:HangsInStep": 20,
+    "deadly:HangsInReset": 20,
+    "deadly:HangsWithLock": 20,
+    "deadly:KillsItself": 20,
+    "deadly:ExitsProcess": 20,
+    "deadly:AllocatesInStep": 20,
+    "deadly:HangsInClose": 20,
+}
+"""Entry points within the package, and after how many steps an episode is truncated."""
+
+FOREIGN = {"NextStep": "next_step", "SameStep": "same_step", "Disabled": "disabled", "Unlabelled": "unlabelled"}
+
+
+def register() -> None:
+    """Registers all of them; what the entry point names."""
+    for entry_point, limit in ENVIRONMENTS.items():
+        gymnasium.register(
+            f"test/{entry_point.partition(':')[2]}-v0", f"{PACKAGE}.{entry_point}", max_episode_steps=limit
+        )
+    for name, function in FOREIGN.items():
+        gymnasium.register(
+            f"test/{name}-v0",
+            f"{PACKAGE}.walks:Walk",
+            vector_entry_point=f"{PACKAGE}.foreign:{function}",
+            max_episode_steps=20,
+        )

@@ -1,0 +1,186 @@
+"""Sessions on SQLite or PostgreSQL, and the migration of their schema."""
+
+import json
+import os
+import sqlite3
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from ppo_jobs.errors import DatabaseUnavailable
+
+BUSY_TIMEOUT_MS = 10_000
+_WRITES = "ppo_writes"
+
+
+def open_database(url: str, *, durable: bool) -> "Database":
+    """Connections to `url`, opened when they are first needed.
+
+    Args:
+        url: `sqlite:///…` or `postgresql+psycopg://…`.
+        durable: whether a commit on SQLite survives a loss of power. What a user was promised must; metrics, which a
+            resumed attempt computes again, need not. PostgreSQL always is.
+    """
+    if make_url(url).get_backend_name() == "sqlite":
+        return Database(_sqlite_engine(url, durable=durable))
+    return Database(_postgresql_engine(url))
+
+
+def migrate(url: str) -> None:
+    """Brings the schema of the database at `url` up to date; safe when several processes start at once."""
+    database = open_database(url, durable=True)
+    try:
+        with database.write() as session:
+            config = alembic_config()
+            config.attributes["connection"] = session.connection()
+            command.upgrade(config, "head")
+    finally:
+        database.dispose()
+
+
+def is_migrated(session: Session) -> bool:
+    """Whether the schema is the one that this version of the program was written for."""
+    current = MigrationContext.configure(session.connection()).get_current_revision()
+    return current == ScriptDirectory.from_config(alembic_config()).get_current_head()
+
+
+def alembic_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(files("migrations")).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+class Database:
+    """A pool of connections; every session is one short transaction."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._writer = engine.execution_options(**{_WRITES: True})
+        _forget_connections_after_fork(engine)
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that commits at the end of the block, and is undone if the block raises.
+
+        Raises:
+            DatabaseUnavailable: the connection was lost, or a lock was not given in time. A commit may have happened.
+        """
+        with _availability(), Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """One consistent view, without keeping writers away.
+
+        Raises:
+            DatabaseUnavailable: the connection was lost.
+        """
+        with _availability(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def dispose(self) -> None:
+        """Closes every idle connection."""
+        self.engine.dispose()
+
+
+@contextmanager
+def _availability() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise DatabaseUnavailable(f"the database did not answer: {error.orig}") from error
+    except PoolExhausted as error:
+        raise DatabaseUnavailable("every connection to the database is in use") from error
+
+
+def _encode(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _sqlite_engine(url: str, *, durable: bool) -> Engine:
+    path = make_url(url).database
+    if not path or path == ":memory:":
+        raise ValueError("SQLite needs a file, which several processes can share")
+    Path(path).expanduser().parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url, json_serializer=_encode, pool_size=5, max_overflow=5, pool_timeout=10, connect_args={"timeout": 10}
+    )
+
+    def configure(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
+        # The driver's own transaction mode sends no BEGIN before a SELECT, and loses updates.
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        _use_write_ahead_log(connection)
+        connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    def begin(connection: Connection) -> None:
+        # A deferred transaction that reads before it writes fails at once when another has written in between.
+        writes = connection.get_execution_options().get(_WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    event.listen(engine, "connect", configure)
+    event.listen(engine, "begin", begin)
+    return engine
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Readers and the writer no longer block each other. The file keeps the mode, so only the first one sets it."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+                return
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            # The change of mode does not wait for a lock, whatever the busy timeout.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _postgresql_engine(url: str) -> Engine:
+    # A peer that vanished without closing is noticed within 15 seconds.
+    arguments: dict[str, Any] = {
+        "connect_timeout": 5,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 15_000,
+    }
+    return create_engine(
+        url,
+        json_serializer=_encode,
+        pool_size=5,
+        max_overflow=5,
+        pool_timeout=10,
+        pool_pre_ping=True,
+        connect_args=arguments,
+    )
+
+
+def _forget_connections_after_fork(engine: Engine) -> None:
+    """Two processes on one connection would read each other's answers."""
+    reference = weakref.ref(engine)
+
+    def forget() -> None:
+        forked = reference()
+        if forked is not None:
+            forked.dispose(close=False)
+
+    os.register_at_fork(after_in_child=forget)

@@ -1,0 +1,115 @@
+"""Everything that the record of jobs raises for a caller to answer.
+
+JobsError
+├── NotFound
+│   ├── JobNotFound
+│   ├── CheckpointNotFound
+│   ├── AttemptNotFound
+│   ├── ApiKeyNotFound
+│   └── ArtifactNotFound
+├── InvalidTransition
+├── JobNotTerminal
+├── CheckpointInUse
+├── LeaseLost
+├── IdempotencyMismatch
+├── DatabaseUnavailable
+├── InvalidArtifactName
+├── ArtifactCorrupt
+├── StorageFull
+└── SettingsInvalid
+"""
+
+from ppo_jobs.states import JobStatus
+
+
+class JobsError(Exception):
+    """The record refuses, or cannot be reached."""
+
+
+class NotFound(JobsError):
+    """Nothing of that name, or it is another tenant's."""
+
+
+class JobNotFound(NotFound):
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job {job_id}")
+
+
+class CheckpointNotFound(NotFound):
+    def __init__(self, checkpoint_id: str) -> None:
+        super().__init__(f"no checkpoint {checkpoint_id}")
+
+
+class AttemptNotFound(NotFound):
+    def __init__(self, job_id: str, attempt: int) -> None:
+        super().__init__(f"job {job_id} has no attempt {attempt}")
+
+
+class ApiKeyNotFound(NotFound):
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"no API key {key_id}")
+
+
+class ArtifactNotFound(NotFound):
+    def __init__(self, key: str, name: str) -> None:
+        super().__init__(f"no file {name} under {key}")
+
+
+class InvalidTransition(JobsError):
+    """The job is in a status that the wanted one cannot follow."""
+
+    def __init__(self, current: JobStatus, wanted: JobStatus) -> None:
+        super().__init__(f"a job that is {current} cannot become {wanted}")
+        self.current = current
+        self.wanted = wanted
+
+
+class JobNotTerminal(JobsError):
+    """Only a job that has ended can be deleted."""
+
+    def __init__(self, job_id: str, status: JobStatus) -> None:
+        super().__init__(f"job {job_id} is {status}; cancel it first")
+        self.status = status
+
+
+class CheckpointInUse(JobsError):
+    """The job still needs it to go on."""
+
+    def __init__(self, checkpoint_id: str, status: JobStatus) -> None:
+        super().__init__(f"checkpoint {checkpoint_id} is what its {status} job would go on from")
+
+
+class LeaseLost(JobsError):
+    """The attempt no longer owns its job; nothing that it writes is taken any more."""
+
+    def __init__(self, job_id: str, attempt: int) -> None:
+        super().__init__(f"attempt {attempt} no longer owns job {job_id}")
+        self.job_id = job_id
+        self.attempt = attempt
+
+
+class IdempotencyMismatch(JobsError):
+    """The idempotency key was used for another request."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the idempotency key {key!r} was used for another request")
+
+
+class DatabaseUnavailable(JobsError):
+    """The database cannot be reached, or stayed locked; the same call may succeed later."""
+
+
+class InvalidArtifactName(JobsError):
+    """A file name or key that could lead out of the store."""
+
+
+class ArtifactCorrupt(JobsError):
+    """A stored file is missing or differs from its checksum; the message names it."""
+
+
+class StorageFull(JobsError):
+    """No space is left where artifacts are stored."""
+
+
+class SettingsInvalid(JobsError):
+    """A setting has a value that makes no sense; the message is one plain sentence."""

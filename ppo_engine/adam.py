@@ -34,6 +34,6 @@ class Adam:
 @torch.no_grad()
 def clip_gradients(gradients: Tensor, max_norm: float) -> Tensor:
     """Scales the flat gradients in place so that their norm is at most `max_norm`; returns the norm before."""
-    norm = torch.linalg.vector_norm(gradients)
+    norm: Tensor = torch.linalg.vector_norm(gradients)
     gradients.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +23,11 @@ from ppo_engine.errors import CheckpointCorrupt, CheckpointMismatch
 FORMAT = 1
 MANIFEST = "manifest.json"
 POLICY = "policy.safetensors"
-STATE_ARRAYS = "state.safetensors"
-STATE_VALUES = "state.json"
 MEDIA_TYPES = {
     ".json": "application/json",
     ".safetensors": "application/octet-stream",
     ".onnx": "application/octet-stream",
 }
-
-State: TypeAlias = dict[str, NDArray[Any] | JsonValue]
-"""Everything that a training needs to go on, under flat names such as `adam/m/actor/0/weight`."""
 
 
 class CheckpointFile(BaseModel):
@@ -64,27 +59,6 @@ def serialized(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
     content: bytes = save(ordered)
     return content
-
-
-def write_state(directory: Path, state: State) -> None:
-    """Writes a state's two files."""
-    arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
-    values = {name: value for name, value in state.items() if not isinstance(value, np.ndarray)}
-    (directory / STATE_ARRAYS).write_bytes(serialized(arrays))
-    content = json.dumps({"format": FORMAT, "state": values}, sort_keys=True, allow_nan=False)
-    (directory / STATE_VALUES).write_text(content + "\n")
-
-
-def read_state(directory: Path) -> State:
-    """The state as it was written.
-
-    Raises:
-        CheckpointCorrupt: a file of it cannot be read.
-        CheckpointMismatch: it is of a format that this version does not know.
-    """
-    document = _read_json(directory / STATE_VALUES)
-    _require_known(document.get("format"), directory)
-    return {**document["state"], **read_arrays(directory / STATE_ARRAYS)}
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -140,12 +114,11 @@ def verify(directory: Path) -> CheckpointManifest:
         CheckpointCorrupt: there is no manifest, or a file is missing or damaged; names it.
         CheckpointMismatch: the checkpoint is of a format that this version does not know.
     """
-    document = _read_json(directory / MANIFEST)
-    _require_known(document.get("format"), directory)
+    require_known_format(directory / MANIFEST)
     try:
-        manifest = CheckpointManifest.model_validate(document)
+        manifest = CheckpointManifest.model_validate_json((directory / MANIFEST).read_bytes())
     except ValidationError as error:
-        raise CheckpointCorrupt(f"{directory / MANIFEST} is damaged: {error}") from error
+        raise CheckpointCorrupt(f"{MANIFEST} is damaged: {error}") from error
     for expected in manifest.files:
         try:
             found = _described(directory / expected.name)
@@ -186,16 +159,12 @@ def _described(path: Path) -> CheckpointFile:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def require_known_format(path: Path) -> None:
+    """Raises CheckpointMismatch unless the JSON file is of this format, CheckpointCorrupt if it is no JSON."""
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointCorrupt(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(document, dict):
-        raise CheckpointCorrupt(f"{path.name} holds no JSON object")
-    return document
-
-
-def _require_known(found: Any, directory: Path) -> None:
+    found = document.get("format") if isinstance(document, dict) else None
     if found != FORMAT:
-        raise CheckpointMismatch(f"{directory.name} is of format {found}; this version reads format {FORMAT}")
+        raise CheckpointMismatch(f"{path.name} is of format {found}; this version reads format {FORMAT}")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 EPISODES = 100
@@ -38,7 +38,7 @@ class EpisodeStatistics:
         returns, lengths = zip(*self._finished, strict=True)
         return {"rollout/ep_rew_mean": float(np.mean(returns)), "rollout/ep_len_mean": float(np.mean(lengths))}
 
-    def state(self) -> dict[str, NDArray[Any] | JsonValue]:
+    def state(self) -> dict[str, NDArray[Any]]:
         return {
             "returns": self._returns,
             "lengths": self._lengths,
@@ -46,7 +46,7 @@ class EpisodeStatistics:
             "finished_lengths": np.array([episode[1] for episode in self._finished], dtype=np.int64),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         self._returns, self._lengths = state["returns"].copy(), state["lengths"].copy()
         finished = zip(state["finished_returns"].tolist(), state["finished_lengths"].tolist(), strict=True)
         self._finished = deque(finished, maxlen=EPISODES)
@@ -58,53 +58,54 @@ class EpisodeStatistics:
         self._lengths[environments] = 0
 
 
+class WindowState(BaseModel):
+    """What a window has gathered: of each metric the sum, and how many iterations had it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    iterations: int = 0
+    timesteps: int = 0
+    seconds: float = 0.0
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+
+
 class MetricsWindow:
     """Gathers the metrics of `every` iterations into one row."""
 
     def __init__(self, every: int) -> None:
-        self.every = every
-        self._iterations = 0
-        self._timesteps = 0
-        self._seconds = 0.0
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
+        self._every = every
+        self._gathered = WindowState()
 
     def add(self, metrics: Mapping[str, float], *, timesteps: int, seconds: float) -> None:
         """Takes in one iteration, which made `timesteps` in `seconds`."""
-        self._iterations += 1
-        self._timesteps += timesteps
-        self._seconds += seconds
+        gathered = self._gathered
+        gathered.iterations += 1
+        gathered.timesteps += timesteps
+        gathered.seconds += seconds
         for key, value in metrics.items():
             if key in SNAPSHOTS:
-                self._sums[key], self._counts[key] = value, 1
+                gathered.sums[key], gathered.counts[key] = value, 1
             else:
-                self._sums[key] = self._sums.get(key, 0.0) + value
-                self._counts[key] = self._counts.get(key, 0) + 1
+                gathered.sums[key] = gathered.sums.get(key, 0.0) + value
+                gathered.counts[key] = gathered.counts.get(key, 0) + 1
 
     @property
     def full(self) -> bool:
-        return self._iterations >= self.every
+        return self._gathered.iterations >= self._every
 
     def close(self) -> dict[str, float]:
         """The row of this window; a new one begins."""
-        row = {key: total / self._counts[key] for key, total in self._sums.items()}
-        row["time/fps"] = self._timesteps / max(self._seconds, 1e-9)
-        self.__init__(self.every)  # type: ignore[misc]  # begins anew
+        gathered, self._gathered = self._gathered, WindowState()
+        row = {key: total / gathered.counts[key] for key, total in gathered.sums.items()}
+        row["time/fps"] = gathered.timesteps / max(gathered.seconds, 1e-9)
         return row
 
-    def state(self) -> dict[str, JsonValue]:
-        return {
-            "iterations": self._iterations,
-            "timesteps": self._timesteps,
-            "seconds": self._seconds,
-            "sums": dict(self._sums),
-            "counts": dict(self._counts),
-        }
+    def state(self) -> WindowState:
+        return self._gathered.model_copy(deep=True)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self._iterations, self._timesteps = state["iterations"], state["timesteps"]
-        self._seconds = state["seconds"]
-        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+    def restore(self, state: WindowState) -> None:
+        self._gathered = state.model_copy(deep=True)
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:

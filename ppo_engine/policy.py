@@ -110,6 +110,10 @@ class Policy(nn.Module):
         """Views of `flat` [P], this policy's own or one laid out like it, by the names that files bear."""
         return {place.name: place.view(flat) for place in self.places}
 
+    def arrays(self, flat: Tensor) -> dict[str, NDArray[Any]]:
+        """`named_views` as NumPy arrays; on the CPU they share the tensor's memory."""
+        return {name: view.detach().cpu().numpy() for name, view in self.named_views(flat).items()}
+
     def layer_names(self) -> tuple[str, ...]:
         """The actor's linear layers from observation to head, without `/weight` and `/bias`."""
         depth = len(self.spec.hidden_sizes)

@@ -29,7 +29,8 @@ def environment_seeds(seed: int, n_envs: int) -> Sequence[np.random.SeedSequence
 
 def generator_state(generator: np.random.Generator) -> dict[str, JsonValue]:
     """Where the generator stands, as JSON; its integers have up to 128 bits."""
-    return _as_json(generator.bit_generator.state)
+    state: dict[str, JsonValue] = _as_json(generator.bit_generator.state)
+    return state
 
 
 def restored_generator(state: dict[str, Any]) -> np.random.Generator:
@@ -39,7 +40,7 @@ def restored_generator(state: dict[str, Any]) -> np.random.Generator:
         ValueError: the state is that of another kind of generator.
     """
     bit_generator = np.random.PCG64()
-    bit_generator.state = state
+    bit_generator.state = state  # type: ignore[assignment]  # NumPy checks what JSON gives
     return np.random.Generator(bit_generator)
 
 

@@ -1,7 +1,7 @@
 """Collecting experience: T steps of N environments under the current policy."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -139,7 +139,7 @@ class Collector:
         return next_values
 
     def _check_finite(self, next_values: Tensor) -> None:
-        numbers = {
+        numbers: dict[str, NDArray[np.floating[Any]]] = {
             "observation": self._raw,
             "reward": self._rewards,
             "output of the policy": self._outputs.cpu().numpy(),

@@ -131,7 +131,7 @@ class Learner:
             if ppo.target_kl is not None and float(term.approx_kl) > KL_TOLERANCE * ppo.target_kl:
                 return False
             policy.gradients.zero_()
-            term.loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            term.loss.backward()
             norms.append(clip_gradients(policy.gradients, ppo.max_grad_norm))
             self.adam.step(policy.gradients, now.learning_rate)
         return True

@@ -1,0 +1,129 @@
+"""The parts of a training, built from its spec, and what they can be asked together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from ppo_engine.bundle import LayerManifest, NormalizerManifest, PolicyManifest
+from ppo_engine.checkpoint import serialized
+from ppo_engine.envs.vector import VectorEnvironment, make_vector_environment
+from ppo_engine.errors import DeviceUnavailable
+from ppo_engine.export import action_manifest, environment_manifest, spec_sha256
+from ppo_engine.metrics import EpisodeStatistics, MetricsWindow
+from ppo_engine.normalization import ObservationNormalizer, RewardNormalizer
+from ppo_engine.policy import Policy
+from ppo_engine.random import environment_seeds, stream
+from ppo_engine.rollout import Collector, Rollout
+from ppo_engine.spec import TrainingSpec
+from ppo_engine.update import Learner
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """Each knows nothing of the others but what it was built with."""
+
+    environment: VectorEnvironment
+    policy: Policy
+    normalizer: ObservationNormalizer | None
+    reward_normalizer: RewardNormalizer | None
+    collector: Collector
+    learner: Learner
+    episodes: EpisodeStatistics
+    window: MetricsWindow
+
+    def take_in(self, rollout: Rollout) -> NDArray[np.float64]:
+        """Counts the episodes of a rollout, and returns its rewards [T, N] as the learner is to see them."""
+        done = rollout.terminated | rollout.truncated
+        self.episodes.update(rollout.rewards, done, rollout.valid)
+        if self.reward_normalizer is None:
+            return rollout.rewards
+        self.reward_normalizer.update(rollout.rewards, done, rollout.valid)
+        return self.reward_normalizer.normalize(rollout.rewards)
+
+    def likeliest_actions(self, observations: NDArray[np.float32]) -> NDArray[Any]:
+        """Action rows of flat encoded observations [n, D], as they come from the environment."""
+        return self.policy.deterministic_actions(self._normalized(observations))
+
+    def sampler(self, generator: np.random.Generator) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
+        """Like `likeliest_actions`, but drawn from the policy's distribution by `generator`."""
+        device = self.policy.device
+
+        @torch.inference_mode()
+        def sampled_actions(observations: NDArray[np.float32]) -> NDArray[Any]:
+            noise = torch.from_numpy(self.policy.distribution.noise(generator, (len(observations),))).to(device)
+            seen = torch.tensor(self._normalized(observations), device=device)
+            rows: NDArray[Any] = self.policy.act(seen, noise)[0].cpu().numpy()
+            return rows
+
+        return sampled_actions
+
+    def policy_bytes(self) -> bytes:
+        """The weights and statistics that actions depend on, as the file `policy.safetensors`."""
+        arrays = {f"policy/{name}": array for name, array in self.policy.arrays(self.policy.flat).items()}
+        if self.normalizer is not None:
+            arrays |= {f"normalizer/{name}": array for name, array in self.normalizer.state().items()}
+        return serialized(arrays)
+
+    def policy_manifest(self, spec: TrainingSpec, observation_space: dict[str, JsonValue]) -> PolicyManifest:
+        """What a reader of `policy_bytes` must know."""
+        normalizer, names = self.normalizer, self.policy.layer_names()
+        layers = [LayerManifest(weight=f"policy/{name}/weight", bias=f"policy/{name}/bias") for name in names]
+        statistics = normalizer and {"epsilon": normalizer.epsilon, "clip": normalizer.clip}
+        return PolicyManifest(
+            env=environment_manifest(spec),
+            spec_sha256=spec_sha256(spec),
+            observation_size=self.policy.observation_size,
+            observation_space=observation_space,
+            action_space=action_manifest(self.policy.action_space),
+            normalizer=NormalizerManifest(mean="normalizer/mean", variance="normalizer/variance", **statistics)
+            if statistics
+            else None,
+            activation=spec.policy.activation,
+            layers=tuple(layers),
+            log_std="policy/log_std" if self.policy.action_space.kind == "box" else None,
+        )
+
+    def _normalized(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        return observations if self.normalizer is None else self.normalizer.normalize(observations)
+
+
+def build(spec: TrainingSpec, seed: int) -> Components:
+    """The parts of a training as they are before its first step; `spec` is resolved.
+
+    Raises: UnknownEnvironment, UnsupportedSpace, DeviceUnavailable.
+    """
+    ppo, normalize, device = spec.ppo, spec.normalize, device_of(spec)
+    environment = make_vector_environment(spec.env, environment_seeds(seed, spec.env.n_envs))
+    size, n_envs = environment.observation_size, environment.n_envs
+    policy = Policy(spec.policy, size, environment.action_space, generator=stream(seed, "init"), device=device)
+    normalizer = None
+    if normalize.observations:
+        normalizable = environment.encoder.normalizable
+        normalizer = ObservationNormalizer(size, clip=normalize.clip_observations, normalizable=normalizable)
+    actions = stream(seed, "actions")
+    return Components(
+        environment=environment,
+        policy=policy,
+        normalizer=normalizer,
+        reward_normalizer=RewardNormalizer(n_envs, gamma=ppo.gamma, clip=normalize.clip_rewards)
+        if normalize.rewards
+        else None,
+        collector=Collector(environment, policy, normalizer, n_steps=ppo.n_steps, generator=actions),
+        learner=Learner(policy, ppo, stream(seed, "minibatches")),
+        episodes=EpisodeStatistics(n_envs),
+        window=MetricsWindow(spec.metrics.every_iterations or 1),
+    )
+
+
+def device_of(spec: TrainingSpec) -> torch.device:
+    """The device that the spec asks for; `auto` is the CPU, which is faster for an MLP. Raises DeviceUnavailable."""
+    if spec.device != "cuda":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise DeviceUnavailable("the spec asks for cuda, and this machine has no CUDA device")
+    return torch.device("cuda")

@@ -3,9 +3,9 @@
 Environments cannot be copied (pickling one rebuilds it from its constructor's arguments), but they can be replayed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import gymnasium
 import numpy as np
@@ -15,8 +15,16 @@ from pydantic import JsonValue
 from ppo_engine.envs.vector import EnvironmentState
 from ppo_engine.errors import CheckpointMismatch
 
+BIT_GENERATORS: Mapping[str, type[np.random.BitGenerator]] = {
+    kind.__name__: kind
+    for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
+}
 REPLAYABLE_STEPS = 100_000
 """Actions of an episode that are kept; a longer episode is resumed approximately."""
+
+
+RandomState: TypeAlias = Mapping[str, Any]
+"""`bit_generator.state` as NumPy has it: nested dictionaries of names, integers and, for some generators, arrays."""
 
 
 @dataclass(slots=True)
@@ -30,7 +38,7 @@ class Origin:
     """
 
     seeded: bool
-    random_state: JsonValue
+    random_state: RandomState | None
     step: int
 
 
@@ -41,7 +49,7 @@ class SavedEpisode:
     number: int
     length: int
     origin: Origin
-    random_state_now: JsonValue
+    random_state_now: RandomState | None
     observation: NDArray[np.float32]
     actions: NDArray[Any] | None
 
@@ -98,11 +106,12 @@ def saved_episode(state: EnvironmentState, env_index: int) -> SavedEpisode:
     """One environment's part of a saved state. Raises CheckpointMismatch where it has none."""
     prefix = f"env/{env_index}"
     try:
+        began = random_state_from_json(state[f"{prefix}/random_state"])
         return SavedEpisode(
             number=int(cast(int, state[f"{prefix}/episode"])),
             length=int(cast(int, state[f"{prefix}/length"])),
-            origin=Origin(bool(state[f"{prefix}/seeded"]), cast(JsonValue, state[f"{prefix}/random_state"]), step=0),
-            random_state_now=cast(JsonValue, state[f"{prefix}/random_state_now"]),
+            origin=Origin(bool(state[f"{prefix}/seeded"]), began, step=0),
+            random_state_now=random_state_from_json(state[f"{prefix}/random_state_now"]),
             observation=cast(NDArray[np.float32], state[f"{prefix}/observation"]),
             actions=cast(NDArray[Any] | None, state.get(f"{prefix}/actions")),
         )
@@ -110,38 +119,35 @@ def saved_episode(state: EnvironmentState, env_index: int) -> SavedEpisode:
         raise CheckpointMismatch(f"the checkpoint holds no {error.args[0]!r}") from None
 
 
-def random_state(env: gymnasium.Env[Any, Any]) -> JsonValue:
-    """The state of the environment's generator as JSON; None where it has no NumPy generator of its own."""
-    generator = getattr(env.unwrapped, "np_random", None)
-    if not isinstance(generator, np.random.Generator):
-        return None
-    return _as_json(generator.bit_generator.state)
+def random_state(env: gymnasium.Env[Any, Any]) -> RandomState | None:
+    """The state of the environment's generator; None where it has no NumPy generator of its own."""
+    generator = getattr(env, "np_random", None)
+    return generator.bit_generator.state if isinstance(generator, np.random.Generator) else None
 
 
-def set_random_state(env: gymnasium.Env[Any, Any], state: JsonValue) -> None:
-    """Gives the environment a generator in that state. Raises ValueError where NumPy has no such generator."""
-    if not isinstance(state, dict):
-        return
+def set_random_state(env: gymnasium.Env[Any, Any], state: RandomState) -> None:
+    """Gives the environment a generator in that state. Raises CheckpointMismatch where NumPy has no such generator."""
     name = state["bit_generator"]
-    kinds = {"PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"}
-    if name not in kinds:
-        raise ValueError(f"unknown bit generator {name!r}")
-    bits = getattr(np.random, str(name))()
-    bits.state = _from_json(state, bits.state)
-    env.unwrapped.np_random = np.random.Generator(bits)
+    if name not in BIT_GENERATORS:
+        raise CheckpointMismatch(f"unknown bit generator {name!r}")
+    bits = BIT_GENERATORS[name]()
+    bits.state = state
+    env.np_random = np.random.Generator(bits)
 
 
-def _as_json(value: Any) -> JsonValue:
-    if isinstance(value, dict):
-        return {key: _as_json(part) for key, part in value.items()}
-    if isinstance(value, np.ndarray):
-        return [int(number) for number in value.ravel()]
-    return value if isinstance(value, str) else int(value)
+def random_state_to_json(state: Any) -> JsonValue:
+    """A `RandomState` or None as JSON; its integers are of up to 128 bits."""
+    if isinstance(state, Mapping):
+        return {key: random_state_to_json(part) for key, part in state.items()}
+    if isinstance(state, np.ndarray):
+        return {"dtype": state.dtype.name, "values": [int(number) for number in state]}
+    return state if state is None or isinstance(state, str) else int(state)
 
 
-def _from_json(value: JsonValue, like: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _from_json(part, like[key]) for key, part in value.items()}
-    if isinstance(value, list):
-        return np.array(value, dtype=like.dtype)
-    return value
+def random_state_from_json(value: Any) -> Any:
+    """What `random_state_to_json` was given."""
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"dtype", "values"}:
+        return np.array(value["values"], dtype=value["dtype"])
+    return {key: random_state_from_json(part) for key, part in value.items()}

@@ -1,0 +1,127 @@
+"""A database and a broker of its own for each test: SQLite and files, or PostgreSQL and Redis where the variables
+`PPO_TEST_DATABASE_URL` and `PPO_TEST_BROKER_URL` name a server.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.engine import URL
+
+from ppo_jobs.database import Database, migrate, open_database
+from ppo_jobs.repository.tenants import create_api_key, create_tenant
+from ppo_jobs.settings import Settings
+
+SERVER = os.environ.get("PPO_TEST_DATABASE_URL")
+BROKER = os.environ.get("PPO_TEST_BROKER_URL")
+
+
+@pytest.fixture(scope="session")
+def migrated_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an empty, migrated database that nobody writes to; each test gets a copy."""
+    if SERVER is None:
+        url = f"sqlite:///{tmp_path_factory.mktemp('template')}/ppo.sqlite3"
+        migrate(url)
+        yield url
+        return
+    url = _create_postgresql_database(make_url(SERVER), template=None)
+    migrate(url)
+    yield url
+    _drop_postgresql_database(make_url(url))
+
+
+@pytest.fixture
+def database_url(migrated_template: str, tmp_path: Path) -> Iterator[str]:
+    """A fresh, migrated database."""
+    template = make_url(migrated_template)
+    if template.get_backend_name() == "sqlite":
+        assert template.database is not None
+        shutil.copy(template.database, tmp_path / "ppo.sqlite3")
+        yield f"sqlite:///{tmp_path}/ppo.sqlite3"
+        return
+    url = _create_postgresql_database(template, template=template.database)
+    yield url
+    _drop_postgresql_database(make_url(url))
+
+
+@pytest.fixture
+def empty_database_url(tmp_path: Path) -> Iterator[str]:
+    """A database without any table."""
+    if SERVER is None:
+        yield f"sqlite:///{tmp_path}/empty.sqlite3"
+        return
+    url = _create_postgresql_database(make_url(SERVER), template=None)
+    yield url
+    _drop_postgresql_database(make_url(url))
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    opened = open_database(database_url, durable=False)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def broker_url(tmp_path: Path) -> Iterator[str]:
+    """An empty broker."""
+    if BROKER is None:
+        yield f"fsatomic://{tmp_path}/broker"
+        return
+    import redis
+
+    # One of the server's databases for each parallel test process; whatever else uses the server keeps number 0.
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    number = int(os.environ.get("PPO_TEST_REDIS_FIRST_DB", "1")) + process
+    url = f"{BROKER.rstrip('/').rsplit('/', 1)[0] if BROKER.count('/') > 2 else BROKER}/{number}"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+        yield url
+        client.flushdb()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str, broker_url: str) -> Settings:
+    """A deployment in `tmp_path`, with a short lease."""
+    return Settings(
+        data_dir=tmp_path / "data",
+        database_url=database_url,
+        broker_url=broker_url,
+        lease_seconds=5.0,
+        sweep_seconds=0.5,
+        slots=2,
+    )
+
+
+@pytest.fixture
+def tenant(database: Database) -> str:
+    with database.write() as session:
+        return create_tenant(session, "tester")
+
+
+@pytest.fixture
+def api_key(database: Database, tenant: str) -> str:
+    with database.write() as session:
+        return create_api_key(session, tenant, name="test")
+
+
+def _create_postgresql_database(server: URL, *, template: str | None) -> str:
+    name = f"ppo_test_{uuid.uuid4().hex}"
+    clause = "" if template is None else f' TEMPLATE "{template}"'
+    _administer(server, f'CREATE DATABASE "{name}"{clause}')
+    return server.set(database=name).render_as_string(hide_password=False)
+
+
+def _drop_postgresql_database(url: URL) -> None:
+    _administer(url, f'DROP DATABASE "{url.database}" WITH (FORCE)')
+
+
+def _administer(server: URL, statement: str) -> None:
+    engine = create_engine(server.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()

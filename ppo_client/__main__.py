@@ -1,0 +1,5 @@
+"""`python -m ppo_client` is `ppo`."""
+
+from ppo_client.cli import main
+
+main()

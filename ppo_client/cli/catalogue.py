@@ -1,0 +1,119 @@
+"""What the service can train, and on what."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+from ppo_client.cli.output import Column, ago, print_json, print_models, print_sheet, print_table
+from ppo_client.cli.session import json_option, open_client
+
+if TYPE_CHECKING:
+    from ppo_jobs.schemas import Environment, Worker
+
+_ENVIRONMENT_COLUMNS = (
+    Column("ENVIRONMENT"),
+    Column("OBSERVATION"),
+    Column("ACTION"),
+    Column("STEPS", "right", rank=3),
+    Column("PRESET", rank=2),
+    Column("RESUME", rank=4),
+    Column("FROM", rank=5, shortest=12),
+)
+_WORKER_COLUMNS = (
+    Column("WORKER", shortest=16),
+    Column("QUEUE"),
+    Column("SLOTS", "right"),
+    Column("FREE", "right"),
+    Column("STATE"),
+    Column("DEVICES", rank=3, shortest=12),
+    Column("SEEN", "right", rank=2),
+)
+
+
+@click.command()
+@click.argument("pattern", required=False, default="")
+@json_option
+def environments(*, pattern: str, as_json: bool) -> None:
+    """List the environments that can be trained.
+
+    With PATTERN, only those that have it in their id.
+    """
+    with open_client() as client:
+        known = [environment for environment in client.environments() if pattern.lower() in environment.id.lower()]
+    usable = [environment for environment in known if environment.supported]
+    if as_json:
+        print_models(known)
+    elif usable:
+        print_table(_ENVIRONMENT_COLUMNS, [_environment_row(environment) for environment in usable])
+    elif not pattern:
+        click.echo("The catalogue is empty: no worker has been here yet; start one with `ppo worker`.", err=True)
+    for environment in [] if as_json else known:
+        if not environment.supported and (pattern or not usable):
+            click.echo(f"{environment.id} cannot be trained: {environment.unsupported_reason}.", err=True)
+    if pattern and not known and not as_json:
+        click.echo(f"No environment has {pattern!r} in its id.", err=True)
+
+
+def _environment_row(environment: "Environment") -> list[str]:
+    return [
+        environment.id,
+        space_in_words(environment.observation_space),
+        space_in_words(environment.action_space),
+        str(environment.max_episode_steps or ""),
+        "tuned" if environment.preset else "",
+        environment.resume,
+        environment.origin,
+    ]
+
+
+def space_in_words(space: "Mapping[str, object]") -> str:
+    """Box(4), Discrete(2), MultiDiscrete(3, 3), Dict."""
+    for key in ("shape", "n", "nvec"):
+        value = space.get(key)
+        if value is not None and not (key == "shape" and space.get("type") != "Box"):
+            sizes = value if isinstance(value, list) else [value]
+            return f"{space['type']}({', '.join(map(str, sizes))})"
+    return str(space.get("type", "?"))
+
+
+@click.command()
+@json_option
+def workers(*, as_json: bool) -> None:
+    """List the workers, their slots and devices."""
+    with open_client() as client:
+        known = client.workers()
+    if as_json:
+        print_models(known)
+    elif known:
+        print_table(_WORKER_COLUMNS, [_worker_row(worker) for worker in known])
+    else:
+        click.echo("No worker has been here yet; start one with `ppo worker`.", err=True)
+
+
+def _worker_row(worker: "Worker") -> list[str]:
+    state = "lost" if not worker.alive else "draining" if worker.draining else "ready"
+    devices = ", ".join(str(device.get("name") or device.get("type") or device) for device in worker.devices)
+    free = str(worker.free_slots) if worker.alive else "–"
+    return [worker.id, worker.queue.value, str(worker.slots), free, state, devices, ago(worker.heartbeat_at)]
+
+
+@click.command()
+@json_option
+def version(*, as_json: bool) -> None:
+    """Show the versions of the client and the service."""
+    from importlib.metadata import version as version_of
+
+    from ppo_client.errors import ClientError
+
+    client_version, service_version, problem, url = version_of("ppo-service"), None, None, None
+    with open_client() as client:
+        url = client.connection.url
+        try:
+            service_version = client.health().version
+        except ClientError as error:
+            problem = str(error)
+    if as_json:
+        print_json({"client": client_version, "service": service_version, "url": url})
+    else:
+        print_sheet({"client": client_version, "service": service_version or problem, "url": url})

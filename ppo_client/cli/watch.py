@@ -1,0 +1,109 @@
+"""Looking on while jobs train."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from ppo_client.cli.display import Display, JSONLines, Silence, opened_display
+from ppo_client.cli.following import Watched, follow
+from ppo_client.cli.jobs import chosen_jobs
+from ppo_client.cli.output import count, decimal, duration
+from ppo_client.cli.session import json_option, open_client
+from ppo_jobs.states import JobStatus
+
+if TYPE_CHECKING:
+    from ppo_client.jobs import JobHandle
+    from ppo_jobs.schemas import Job
+
+
+@click.command()
+@click.argument("job_ids", metavar="JOB...", nargs=-1)
+@click.option("--group", help="All jobs of this group.")
+@click.option("--after", type=click.IntRange(0), default=0, help="With --json: only what is newer than this event.")
+@json_option
+def watch(*, job_ids: tuple[str, ...], group: str | None, after: int, as_json: bool) -> None:
+    """Watch jobs until they end.
+
+    Ctrl-C detaches, and the jobs go on.
+
+    With --json every event of the ledger is a line of JSON on stdout, then each job as it ended.
+    """
+    with open_client() as client:
+        handles = chosen_jobs(client, job_ids, group, only_open=False)
+        if as_json:
+            jobs = [Watched(handle) for handle in handles]
+            _look_on(jobs, JSONLines(), after=[after] * len(jobs))
+        else:
+            watch_jobs(handles)
+    if not as_json:
+        for handle in handles:
+            click.echo(result_in_words(handle.data))
+    click.get_current_context().exit(exit_code_of(handles))
+
+
+def watch_jobs(handles: "Sequence[JobHandle]", *, is_silent: bool = False) -> None:
+    """Show the jobs until all have ended; Ctrl-C says that they go on, and ends the command."""
+    jobs = [Watched(handle) for handle in handles if not handle.is_finished]
+    if not jobs:
+        return
+    after = [watched.handle.data.last_seq for watched in jobs]
+    if is_silent:
+        _look_on(jobs, Silence(), after=after)
+        return
+    with opened_display(jobs, as_json=False) as display:
+        _look_on(jobs, display, after=after)
+
+
+def _look_on(jobs: Sequence[Watched], display: Display, *, after: Sequence[int]) -> None:
+    try:
+        for update in follow([watched.handle for watched in jobs], after=after):
+            if update is None:
+                for watched in jobs:
+                    _note_time(watched, display)
+                continue
+            watched = jobs[update.index]
+            if update.event is None:
+                watched.read()
+                display.show(watched, None, None)
+            else:
+                display.show(watched, update.event, watched.apply(update.event))
+    except KeyboardInterrupt:
+        _say_detached(jobs)
+        raise
+
+
+def _note_time(watched: Watched, display: Display) -> None:
+    """Time passed without an event: a queued job may have moved up."""
+    if watched.handle.is_finished:
+        return
+    if watched.status == JobStatus.QUEUED:
+        watched.handle.refresh()
+        watched.read()
+    display.show(watched, None, None)
+
+
+def _say_detached(jobs: Sequence[Watched]) -> None:
+    ids = " ".join(watched.handle.id for watched in jobs if not watched.handle.is_finished)
+    verb = "goes" if " " not in ids else "go"
+    click.echo(f"\nDetached; {ids} {verb} on.", err=True)
+    click.echo(f"Look again: ppo watch {ids}\nEnd:        ppo cancel {ids}", err=True)
+
+
+def result_in_words(job: "Job") -> str:
+    """How a job ended, and what to do next."""
+    seconds = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else None
+    took = f" in {duration(seconds)}" if seconds is not None else ""
+    mean = job.latest_metrics.get("rollout/ep_rew_mean")
+    ending = f"{job.id} {job.status.value} after {count(job.progress.timesteps)} timesteps{took}"
+    if job.status == JobStatus.SUCCEEDED:
+        learnt = f", return {decimal(mean)}" if mean is not None else ""
+        return f"{ending}{learnt}.\nThe policy: ppo download {job.id}"
+    reason = f": {job.status_reason.message}" if job.status_reason else ""
+    following = f"ppo logs {job.id}" if job.status == JobStatus.FAILED else f"ppo retry {job.id}"
+    return f"{ending}{reason.rstrip('.')}.\nNext: {following}"
+
+
+def exit_code_of(handles: "Sequence[JobHandle]") -> int:
+    """0 when all have succeeded, else 1."""
+    return 0 if all(handle.status == JobStatus.SUCCEEDED for handle in handles) else 1

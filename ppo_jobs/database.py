@@ -71,6 +71,9 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._writer = engine.execution_options(**{_WRITES: True})
+        self._reader = engine
+        if engine.dialect.name == "postgresql":
+            self._reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         _forget_connections_after_fork(engine)
 
     @contextmanager
@@ -85,12 +88,12 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """One consistent view, without keeping writers away.
+        """One consistent view in which nothing can be written, without keeping writers away.
 
         Raises:
             DatabaseUnavailable: the connection was lost.
         """
-        with _availability(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with _availability(), Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
 
     def dispose(self) -> None:
@@ -132,6 +135,7 @@ def _sqlite_engine(url: str, *, durable: bool) -> Engine:
     def begin(connection: Connection) -> None:
         # A deferred transaction that reads before it writes fails at once when another has written in between.
         writes = connection.get_execution_options().get(_WRITES, False)
+        connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if writes else 'ON'}")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     event.listen(engine, "connect", configure)

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Dialect,
     Double,
     ForeignKey,
     ForeignKeyConstraint,
@@ -21,11 +22,27 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    TypeDecorator,
     text,
 )
 from sqlalchemy.types import TypeEngine
 
 from ppo_jobs.states import TERMINAL, AttemptOutcome, EventType, JobStatus, QueueName
+
+
+class StorableText(TypeDecorator[str]):
+    """Text in which what some database refuses, NULs and lone surrogates, gives way to what every one takes."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else storable_text(value)
+
+
+def storable_text(text: str) -> str:
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
 
 metadata = MetaData(
     naming_convention={
@@ -48,28 +65,30 @@ def _one_of(column: str, values: Iterable[StrEnum]) -> str:
 
 
 def _tenant() -> Column[str]:
-    return Column("tenant_id", Text, ForeignKey("tenants.id"), nullable=False)
+    return Column("tenant_id", StorableText, ForeignKey("tenants.id"), nullable=False)
 
 
 def _job(*, primary_key: bool = False) -> Column[str]:
-    return Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, primary_key=primary_key)
+    return Column(
+        "job_id", StorableText, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, primary_key=primary_key
+    )
 
 
 tenants = Table(
     "tenants",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("name", Text, nullable=False, unique=True),
+    Column("id", StorableText, primary_key=True),
+    Column("name", StorableText, nullable=False, unique=True),
     Column("created_at", Double, nullable=False),
 )
 
 api_keys = Table(
     "api_keys",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", StorableText, primary_key=True),
     _tenant(),
-    Column("name", Text, nullable=False),
-    Column("secret_sha256", Text, nullable=False),
+    Column("name", StorableText, nullable=False),
+    Column("secret_sha256", StorableText, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("revoked_at", Double),
     Index(None, "tenant_id"),
@@ -78,27 +97,27 @@ api_keys = Table(
 jobs = Table(
     "jobs",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", StorableText, primary_key=True),
     _tenant(),
-    Column("kind", Text, nullable=False),
-    Column("name", Text),
+    Column("kind", StorableText, nullable=False),
+    Column("name", StorableText),
     Column("metadata", _json(), nullable=False),
-    Column("group_name", Text),
-    Column("env_id", Text, nullable=False),
+    Column("group_name", StorableText),
+    Column("env_id", StorableText, nullable=False),
     Column("spec", _json(), nullable=False),
     Column("resolved_spec", _json(), nullable=False),
     Column("spec_version", Integer, nullable=False),
-    Column("queue", Text, nullable=False),
+    Column("queue", StorableText, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("parent", _json()),
-    Column("status", Text, nullable=False),
+    Column("status", StorableText, nullable=False),
     Column("status_reason", _json()),
     Column("status_at", Double, nullable=False),
     Column("cancel_requested_at", Double),
     Column("attempt", Integer, nullable=False, default=0),
     Column("max_attempts", Integer, nullable=False),
     Column("fruitless_attempts", Integer, nullable=False, default=0),
-    Column("worker_id", Text),
+    Column("worker_id", StorableText),
     Column("lease_expires_at", Double),
     Column("runtime", _json()),
     Column("timesteps", BigInteger, nullable=False, default=0),
@@ -107,9 +126,9 @@ jobs = Table(
     Column("fps", Double),
     Column("last_iteration_at", Double),
     Column("latest_metrics", _json(), nullable=False),
-    Column("latest_checkpoint_id", Text),
-    Column("best_checkpoint_id", Text),
-    Column("final_checkpoint_id", Text),
+    Column("latest_checkpoint_id", StorableText),
+    Column("best_checkpoint_id", StorableText),
+    Column("final_checkpoint_id", StorableText),
     Column("train_seconds", Double, nullable=False, default=0.0),
     Column("cpu_seconds", Double, nullable=False, default=0.0),
     Column("gpu_seconds", Double, nullable=False, default=0.0),
@@ -154,12 +173,12 @@ attempts = Table(
     _job(primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
     _tenant(),
-    Column("worker_id", Text, nullable=False),
+    Column("worker_id", StorableText, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("finished_at", Double),
-    Column("outcome", Text),
+    Column("outcome", StorableText),
     Column("reason", _json()),
-    Column("resumed_from_checkpoint_id", Text),
+    Column("resumed_from_checkpoint_id", StorableText),
     Column("runtime", _json(), nullable=False),
     Column("new_checkpoints", Integer, nullable=False, default=0),
     CheckConstraint(f"outcome IS NULL OR {_one_of('outcome', AttemptOutcome)}", "outcome_known"),
@@ -179,7 +198,7 @@ events = Table(
     _job(),
     Column("seq", BigInteger, nullable=False),
     _tenant(),
-    Column("type", Text, nullable=False),
+    Column("type", StorableText, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("iteration", BigInteger),
     Column("created_at", Double, nullable=False),
@@ -193,16 +212,16 @@ events = Table(
 checkpoints = Table(
     "checkpoints",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", StorableText, primary_key=True),
     _tenant(),
     _job(),
     Column("attempt", Integer, nullable=False),
-    Column("key", Text, nullable=False, unique=True),
+    Column("key", StorableText, nullable=False, unique=True),
     Column("iteration", BigInteger, nullable=False),
     Column("timesteps", BigInteger, nullable=False),
     Column("metrics", _json(), nullable=False),
     Column("score", Double),
-    Column("resume", Text, nullable=False),
+    Column("resume", StorableText, nullable=False),
     Column("fingerprint", _json(), nullable=False),
     Column("final", Boolean, nullable=False),
     Column("pinned", Boolean, nullable=False),
@@ -216,11 +235,11 @@ checkpoints = Table(
 logs = Table(
     "logs",
     metadata,
-    Column("job_id", Text, nullable=False),
+    Column("job_id", StorableText, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("position", BigInteger, nullable=False),
     _tenant(),
-    Column("text", Text, nullable=False),
+    Column("text", StorableText, nullable=False),
     PrimaryKeyConstraint("job_id", "attempt", "position"),
     ForeignKeyConstraint(["job_id", "attempt"], ["attempts.job_id", "attempts.number"], ondelete="CASCADE"),
 )
@@ -228,9 +247,9 @@ logs = Table(
 workers = Table(
     "workers",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("host", Text, nullable=False),
-    Column("queue", Text, nullable=False),
+    Column("id", StorableText, primary_key=True),
+    Column("host", StorableText, nullable=False),
+    Column("queue", StorableText, nullable=False),
     Column("slots", Integer, nullable=False),
     Column("devices", _json(), nullable=False),
     Column("versions", _json(), nullable=False),
@@ -245,9 +264,9 @@ workers = Table(
 environments = Table(
     "environments",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", StorableText, primary_key=True),
     Column("description", _json(), nullable=False),
-    Column("worker_id", Text, nullable=False),
+    Column("worker_id", StorableText, nullable=False),
     Column("updated_at", Double, nullable=False),
 )
 
@@ -255,8 +274,8 @@ idempotency = Table(
     "idempotency",
     metadata,
     _tenant(),
-    Column("key", Text, nullable=False),
-    Column("request_hash", Text, nullable=False),
+    Column("key", StorableText, nullable=False),
+    Column("request_hash", StorableText, nullable=False),
     Column("status", Integer),
     Column("body", _json()),
     Column("created_at", Double, nullable=False),

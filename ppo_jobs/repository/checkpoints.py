@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import JsonValue
-from sqlalchemy import Row, Select, delete, func, insert, select, update
+from sqlalchemy import Row, Select, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from ppo_jobs import tables
@@ -20,6 +20,8 @@ from ppo_jobs.states import TERMINAL, EventType, JobStatus
 
 _jobs = tables.jobs
 _checkpoints = tables.checkpoints
+# Identifiers come from the clocks of several machines; attempts and iterations do not.
+_NEWEST_FIRST = (_checkpoints.c.attempt.desc(), _checkpoints.c.iteration.desc(), _checkpoints.c.id.desc())
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +131,7 @@ def resumable_checkpoints(
     """What a new attempt can go on from, newest first; the parent's checkpoint last."""
     c = _checkpoints.c
     columns = select(c.id, c.key, c.iteration, c.timesteps, c.fingerprint)
-    rows = list(
-        session.execute(columns.where(c.job_id == job_id).order_by(c.attempt.desc(), c.iteration.desc(), c.id.desc()))
-    )
+    rows = list(session.execute(columns.where(c.job_id == job_id).order_by(*_NEWEST_FIRST)))
     if parent is not None and parent["checkpoint_id"] is not None:
         rows += session.execute(columns.where(c.id == parent["checkpoint_id"]))
     return tuple(StoredCheckpoint(*row) for row in rows)
@@ -215,7 +215,7 @@ def forget(session: Session, ids: Sequence[str]) -> None:
     freed: dict[str, int] = {}
     for row in gone:
         freed[row.job_id] = freed.get(row.job_id, 0) + row.size_bytes
-    for job_id, size in freed.items():
+    for job_id, size in sorted(freed.items()):
         session.execute(
             update(_jobs)
             .where(_jobs.c.id == job_id)
@@ -236,7 +236,7 @@ def expired_by_retention(session: Session, job_id: str) -> list[tuple[str, str]]
     keep = spec["checkpoints"]
     c = _checkpoints.c
     rows = session.execute(
-        select(c.id, c.key, c.score, c.final, c.pinned).where(c.job_id == job_id).order_by(c.id.desc())
+        select(c.id, c.key, c.score, c.final, c.pinned).where(c.job_id == job_id).order_by(*_NEWEST_FIRST)
     ).all()
     kept = {row.id for row in rows[: keep["keep_last"]]}
     kept |= {row.id for row in rows if row.final or row.pinned}
@@ -288,7 +288,7 @@ def _point_to_best(session: Session, job_id: str) -> None:
     best = (
         select(_checkpoints.c.id)
         .where(_checkpoints.c.job_id == job_id, _checkpoints.c.score.is_not(None))
-        .order_by(_checkpoints.c.score.desc(), _checkpoints.c.id.desc())
+        .order_by(_checkpoints.c.score.desc(), *_NEWEST_FIRST)
         .limit(1)
         .scalar_subquery()
     )
@@ -297,8 +297,10 @@ def _point_to_best(session: Session, job_id: str) -> None:
 
 def _point_to_newest(session: Session, job_id: str) -> None:
     mine = _checkpoints.c.job_id == job_id
-    newest = select(func.max(_checkpoints.c.id)).where(mine).scalar_subquery()
-    final = select(func.max(_checkpoints.c.id)).where(mine, _checkpoints.c.final).scalar_subquery()
+    newest = select(_checkpoints.c.id).where(mine).order_by(*_NEWEST_FIRST).limit(1)
+    final = newest.where(_checkpoints.c.final)
     session.execute(
-        update(_jobs).where(_jobs.c.id == job_id).values(latest_checkpoint_id=newest, final_checkpoint_id=final)
+        update(_jobs)
+        .where(_jobs.c.id == job_id)
+        .values(latest_checkpoint_id=newest.scalar_subquery(), final_checkpoint_id=final.scalar_subquery())
     )

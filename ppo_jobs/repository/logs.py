@@ -5,9 +5,9 @@ from sqlalchemy.orm import Session
 
 from ppo_jobs import tables
 from ppo_jobs.errors import AttemptNotFound, JobNotFound, LeaseLost
-from ppo_jobs.repository.transitions import storable_text
 from ppo_jobs.schemas import LogChunk
 from ppo_jobs.states import JobStatus
+from ppo_jobs.tables import storable_text
 
 HEAD_CHARACTERS = 1024 * 1024
 TAIL_CHARACTERS = 64 * 1024

@@ -12,6 +12,7 @@ from ppo_jobs import tables
 from ppo_jobs.clock import later_of, now
 from ppo_jobs.repository.ledger import Entry, Page, write_entries
 from ppo_jobs.states import TERMINAL, TRANSITIONS, EventType, JobStatus
+from ppo_jobs.tables import storable_text
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +34,6 @@ def storable_reason(reason: Reason) -> dict[str, Any]:
     if len(message) > MAX_MESSAGE:
         message = "… " + message[-MAX_MESSAGE:]
     return {"code": reason.code, "message": message, "retryable": reason.retryable}
-
-
-def storable_text(text: str) -> str:
-    """What an environment printed may hold NULs and lone surrogates, which no database takes."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 def transition(

@@ -74,14 +74,23 @@ class Policy(nn.Module):
             offset += place.size
         self.places = tuple(self._named_places())
         self._initialize(generator)
-        self._bind()
+        # Tuples of the same parameters: an attribute would register each of them once more, in another order.
+        depth, parameters = 2 * len(spec.hidden_sizes), tuple(self._stacked)
+        self._hidden = tuple(zip(parameters[:depth:2], parameters[1:depth:2], strict=True))
+        self._heads = parameters[depth:]
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs of the action head [B, outputs] and values [B] of normalised observations [B, D]."""
         actor_features, critic_features = self._features(observations)
-        outputs = torch.addmm(self._actor_bias, actor_features, self._actor_weight.t())
-        values = torch.addmm(self._critic_bias, critic_features, self._critic_weight.t())
+        actor_weight, actor_bias, critic_weight, critic_bias, _ = self._heads
+        outputs = torch.addmm(actor_bias, actor_features, actor_weight.t())
+        values = torch.addmm(critic_bias, critic_features, critic_weight.t())
         return outputs, values.squeeze(-1)
+
+    @property
+    def log_std(self) -> Tensor:
+        """[A], or empty where actions are discrete."""
+        return self._heads[-1]
 
     def values(self, observations: Tensor) -> Tensor:
         """V of normalised observations [B, D]: [B]."""
@@ -132,13 +141,6 @@ class Policy(nn.Module):
             features = activation(torch.baddbmm(bias, features, weight.transpose(1, 2)))
         networks = features.unbind()
         return networks[0], networks[-1]
-
-    def _bind(self) -> None:
-        depth = len(self.spec.hidden_sizes)
-        parameters = list(self._stacked)
-        self._hidden = [(parameters[2 * layer], parameters[2 * layer + 1]) for layer in range(depth)]
-        heads = parameters[2 * depth :]
-        self._actor_weight, self._actor_bias, self._critic_weight, self._critic_bias, self.log_std = heads
 
     def _stacked_shapes(self) -> Iterator[tuple[int, ...]]:
         inputs = self.observation_size

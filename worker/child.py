@@ -4,6 +4,7 @@ It knows no database and holds no secret. It ends when the job does, when it is 
 """
 
 import errno
+import faulthandler
 import os
 import sys
 import time
@@ -11,11 +12,12 @@ import traceback
 from pathlib import Path
 from typing import Literal
 
-from ppo_engine.errors import EngineError, EnvironmentFault
+from ppo_engine.envs.watchdog import install_timeout_handler
+from ppo_engine.errors import EngineError, EnvironmentFault, EnvironmentTimedOut
 from ppo_engine.spec import CheckpointSpec
 from ppo_engine.trainer import Progress, Trainer
 from worker.journal import JournalWriter
-from worker.lifeline import Lifeline, die_with_parent
+from worker.lifeline import Lifeline, die_with_parent, end_process_group
 from worker.protocol import (
     STORAGE_FULL_STATUS,
     Assignment,
@@ -58,12 +60,27 @@ def main() -> int:
     lifeline = Lifeline(sys.stdin.buffer)
     lifeline.start()
     journal = JournalWriter(Path(assignment.run_directory, "journal"))
+    end_hangs(journal)
     try:
         end = train(assignment, journal, lifeline)
     except Exception as error:
         traceback.print_exc()
         end = failure(error)
     return conclude(journal, end)
+
+
+def end_hangs(journal: JournalWriter) -> None:
+    """Have an environment that does not come back end this process and all that it started."""
+
+    def fail(error: EnvironmentTimedOut) -> None:
+        print(f"{error.code}: {error}", file=sys.stderr)
+        faulthandler.dump_traceback()
+        try:
+            conclude(journal, failure(error))
+        finally:
+            end_process_group()
+
+    install_timeout_handler(fail, exit_when_stuck=True)
 
 
 def conclude(journal: JournalWriter, end: EndRecord) -> int:

@@ -48,8 +48,8 @@ class JournalReader:
         self._path = path
         self._offset = 0
 
-    def read(self) -> tuple[list[Record], int]:
-        """Whole records behind the place that was reached, and the offset to pass to `advance`.
+    def read(self) -> list[tuple[Record, int]]:
+        """Whole records behind the place that was reached, each with the offset to `advance` to once it is dealt with.
 
         Raises:
             JournalCorrupt: A line that ended is not what was written.
@@ -59,12 +59,12 @@ class JournalReader:
                 file.seek(self._offset)
                 data = file.read(READ_BYTES)
         except FileNotFoundError:
-            return [], self._offset
+            return []
         found = list(unframe(data))
         consumed = found[-1][1] if found else 0
         if b"\n" in data[consumed:]:
             raise JournalCorrupt(f"record at byte {self._offset + consumed} of {self._path}")
-        return [record for record, _ in found], self._offset + consumed
+        return [(record, self._offset + behind) for record, behind in found]
 
     def advance(self, offset: int) -> None:
         """Everything before `offset` is in the ledger."""

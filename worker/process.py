@@ -61,6 +61,7 @@ class Child:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
         self._terminated_at: float | None = None
+        self._is_ended = False
 
     @property
     def pid(self) -> int:
@@ -70,12 +71,13 @@ class Child:
         """Say it on the pipe; a child that is gone hears nothing."""
         self._write(command.model_dump_json())
 
-    def wait(self, seconds: float) -> Exit | None:
-        """How it ended, or None when it still runs after `seconds`."""
+    def runs_on(self, seconds: float) -> bool:
+        """Whether it still runs after `seconds`; comes back at once when it ends."""
         try:
-            return Exit(self._process.wait(seconds))
+            self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            return None
+            return True
+        return False
 
     def terminate(self) -> None:
         """SIGTERM to the group, and SIGKILL when it is called again half a second later."""
@@ -85,19 +87,16 @@ class Child:
         elif time.monotonic() - self._terminated_at >= KILL_AFTER_SECONDS:
             self._signal(signal.SIGKILL)
 
-    def kill(self) -> Exit:
-        """End the whole group now, whatever it is doing."""
-        self._signal(signal.SIGKILL)
-        exit_ = Exit(self._process.wait())
-        self.close()
-        return exit_
-
-    def close(self) -> None:
-        """End whatever the child left behind in its group, and the pipe to it."""
-        self._signal(signal.SIGKILL)
-        if self._process.stdin is not None:
+    def end(self) -> Exit:
+        """How it ended; it is made to if it still runs, and so is all that it started in its group."""
+        if not self._is_ended:
+            self._is_ended = True
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            assert self._process.stdin is not None
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
+        return Exit(self._process.returncode)
 
     def assign(self, assignment: Assignment) -> None:
         """Hand it the work that it waits for."""

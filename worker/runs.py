@@ -13,6 +13,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+RUNS = "runs"
+"""Below the data directory."""
+
 LOCK = "lock"
 HIDDEN = "."
 """Starts the names of directories that are being made or removed."""

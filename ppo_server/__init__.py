@@ -1,0 +1,1 @@
+"""Running the service: `ppo up` and the commands beside it."""

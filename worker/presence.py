@@ -1,0 +1,141 @@
+"""What the main process of a worker does beside Celery: it registers, beats, and looks after dead supervisors."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from pydantic import BaseModel, JsonValue
+
+from ppo_engine.spec import EnvironmentDescription
+from ppo_jobs.database import Database
+from ppo_jobs.errors import DatabaseUnavailable
+from ppo_jobs.repository import workers
+from ppo_jobs.settings import Settings
+from ppo_jobs.states import QueueName
+from worker.orphans import release_orphans
+from worker.process import child_variables
+from worker.runs import RUNS
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = 1.0
+DESCRIBE_RETRY_SECONDS = 10.0
+
+
+class Description(BaseModel):
+    """What `worker.describe` prints."""
+
+    environments: list[EnvironmentDescription]
+    devices: list[dict[str, JsonValue]]
+    versions: dict[str, str]
+
+
+class DescriptionFailed(Exception):
+    """`worker.describe` did not say what this worker can train."""
+
+
+class Presence:
+    """A thread that tells the database that the worker lives."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        worker_id: str,
+        queue: QueueName,
+        slots: int,
+        drain_mark: Path,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._worker_id = worker_id
+        self._queue = queue
+        self._slots = slots
+        self._drain_mark = drain_mark
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="presence", daemon=True)
+        self._at_work = threading.Lock()
+        # A pool process that is forked while this thread holds a lock of SQLite's would inherit it, held for ever.
+        os.register_at_fork(
+            before=self._at_work.acquire, after_in_parent=self._at_work.release, after_in_child=self._at_work.release
+        )
+
+    def start(self) -> None:
+        self._drain_mark.parent.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Have every slot save a checkpoint and give its job back."""
+        self._drain_mark.touch()
+
+    def stop(self) -> None:
+        """The worker has ended: forget it."""
+        self._stopped.set()
+        self._thread.join(timeout=5)
+        try:
+            with self._database.write() as session:
+                workers.remove_worker(session, self._worker_id)
+        except DatabaseUnavailable as error:
+            logger.warning("the worker ends unheard: %s", error)
+        self._drain_mark.unlink(missing_ok=True)
+
+    def _live(self) -> None:
+        description: Description | None = None
+        wait = 0.0
+        while not self._stopped.wait(wait):
+            wait = BEAT_SECONDS
+            try:
+                description = description or describe()
+                with self._at_work:
+                    self._beat(description)
+                    release_orphans(self._database, self._settings.data_dir / RUNS)
+            except DatabaseUnavailable as error:
+                logger.warning("the worker goes unheard: %s", error)
+            except DescriptionFailed as error:
+                logger.error("the worker cannot say what it trains: %s", error)
+                wait = DESCRIBE_RETRY_SECONDS
+
+    def _beat(self, description: Description) -> None:
+        with self._database.write() as session:
+            if workers.beat(session, self._worker_id, self._drain_mark.exists()):
+                return
+            workers.register_worker(
+                session,
+                id=self._worker_id,
+                host=socket.gethostname(),
+                queue=self._queue,
+                slots=self._slots,
+                devices=description.devices,
+                versions=description.versions,
+                environments=description.environments,
+                lease_seconds=self._settings.lease_seconds,
+            )
+        logger.info("worker %s offers %d slots of queue %s", self._worker_id, self._slots, self._queue)
+
+
+def describe() -> Description:
+    """What this worker can train, asked of a process of its own: environments may import anything.
+
+    Raises:
+        DescriptionFailed: it ended without saying so.
+    """
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-P", "-m", "worker.describe"],
+            env=child_variables(os.environ, threads=1, gpu=None),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=120,
+            check=True,
+        )
+        return Description.model_validate(json.loads(answer.stdout))
+    except subprocess.CalledProcessError as error:
+        raise DescriptionFailed(error.stderr.decode(errors="replace")[-2000:]) from error
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        raise DescriptionFailed(str(error)) from error

@@ -1,0 +1,278 @@
+"""Supervises one attempt: starts the child, keeps the lease, commits the journal, says how it ended."""
+
+import logging
+import os
+import resource
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import psutil
+from pydantic import ValidationError
+
+from ppo_engine.spec import TrainingSpec
+from ppo_jobs.artifacts import ArtifactStore
+from ppo_jobs.database import Database
+from ppo_jobs.errors import DatabaseUnavailable, LeaseLost, StorageFull
+from ppo_jobs.repository import claims
+from ppo_jobs.repository.checkpoints import StoredCheckpoint
+from ppo_jobs.settings import Settings
+from ppo_jobs.states import AttemptOutcome, JobStatus, ReasonCode
+from worker.batches import Comparison
+from worker.journal import JournalCorrupt
+from worker.lease import Lease
+from worker.ledger import Ledger, UsageMeter
+from worker.log import LogReader
+from worker.process import Child, child_variables, start_child
+from worker.protocol import Assignment, Command
+from worker.resume import CheckpointUnreadable, fetch_newest
+from worker.runs import RUNS, RunDirectory, run_directory
+from worker.verdict import Intent, Verdict, judge, memory_kills
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.25
+RETRY_SECONDS = 0.5
+"""Between two tries to reach a database that is away."""
+
+GRACE_SECONDS = {Intent.CANCEL: 2.0, Intent.DRAIN: 20.0, Intent.BUDGET: 20.0}
+"""For the child to reach the end of an iteration and save a checkpoint, before it is made to end."""
+
+LOG_TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Room for one child, and what its supervisor needs."""
+
+    settings: Settings
+    database: Database
+    artifacts: ArtifactStore
+    worker_id: str
+    gpu: int | None
+    """Number of its GPU among those that the worker may see."""
+    is_draining: Callable[[], bool]
+
+
+class Abandoned(Exception):
+    """The worker must go, and the database does not answer: the lease will run out, and the job be done elsewhere."""
+
+
+def supervise(claim: claims.Claim, slot: Slot) -> JobStatus | None:
+    """Train the job until its attempt has ended one way or another.
+
+    Returns: the job's status now; None if the attempt lost its lease and does not know.
+    """
+    root = slot.settings.data_dir / RUNS
+    with Lease(slot.database, claim, lease_seconds=slot.settings.lease_seconds) as lease:
+        try:
+            with run_directory(root, *claim.key) as run:
+                status = settle(claim, slot, attempted(Attempt(claim, slot, run, lease)), lease)
+                run.remove()
+                return status
+        except OSError as error:
+            return settle(claim, slot, lost(error), lease)
+        except LeaseLost:
+            logger.warning("job %s: attempt %d lost its lease", claim.job_id, claim.attempt)
+        except Abandoned:
+            logger.warning("job %s: attempt %d is left to its lease", claim.job_id, claim.attempt)
+    return None
+
+
+def attempted(attempt: "Attempt") -> Verdict:
+    """The attempt's verdict; a fault of the supervisor's own must not hold the job until its lease runs out."""
+    try:
+        return attempt.verdict()
+    except (LeaseLost, Abandoned):
+        raise
+    except Exception as error:
+        logger.exception("the supervision of an attempt failed")
+        return lost(error)
+
+
+def lost(error: Exception) -> Verdict:
+    return Verdict(AttemptOutcome.LOST, ReasonCode.INTERNAL, f"{type(error).__name__}: {error}", retryable=True)
+
+
+def settle(claim: claims.Claim, slot: Slot, verdict: Verdict, lease: Lease) -> JobStatus:
+    """Write down how the attempt ended, as soon as the database answers.
+
+    Raises:
+        LeaseLost: it was no longer the attempt's to say.
+    """
+    reason = claims.Reason(verdict.code, verdict.message, verdict.retryable)
+    while True:
+        try:
+            with slot.database.write() as session:
+                if verdict.outcome in {AttemptOutcome.LOST, AttemptOutcome.RELEASED}:
+                    return claims.requeue(session, *claim.key, outcome=verdict.outcome, reason=reason)
+                status = JobStatus(verdict.outcome.value)
+                claims.finish(session, *claim.key, status=status, outcome=verdict.outcome, reason=reason)
+                return status
+        except DatabaseUnavailable as error:
+            wait_for_database(error, claim, slot, lease)
+
+
+def wait_for_database(error: DatabaseUnavailable, claim: claims.Claim, slot: Slot, lease: Lease) -> None:
+    """Wait a little before the next try.
+
+    Raises:
+        LeaseLost: there is no use in it.
+        Abandoned: there is no time for it.
+    """
+    logger.warning("job %s: %s", claim.job_id, error)
+    if lease.is_lost:
+        raise LeaseLost(*claim.key)
+    if slot.is_draining():
+        raise Abandoned
+    time.sleep(RETRY_SECONDS)
+
+
+class Attempt:
+    """One attempt, from the assignment to the child's last record."""
+
+    def __init__(self, claim: claims.Claim, slot: Slot, run: RunDirectory, lease: Lease) -> None:
+        self._claim = claim
+        self._slot = slot
+        self._run = run
+        self._lease = lease
+        self._started_at = time.monotonic()
+        self._intent: Intent | None = None
+        self._grace_ends_at = 0.0
+
+    def verdict(self) -> Verdict:
+        """How the attempt ended; everything the child journaled is in the ledger by then.
+
+        Raises:
+            LeaseLost: the attempt no longer owns the job; its child is gone.
+        """
+        try:
+            spec = TrainingSpec.model_validate(self._claim.resolved_spec)
+            resumed_from = fetch_newest(self._claim, self._slot.artifacts, self._run.resume)
+        except ValidationError as error:
+            return Verdict(AttemptOutcome.FAILED, ReasonCode.INTERNAL, f"this worker cannot read the spec: {error}")
+        except CheckpointUnreadable as error:
+            return Verdict(AttemptOutcome.FAILED, ReasonCode.CHECKPOINT_UNREADABLE, str(error))
+        except StorageFull as error:
+            return Verdict(AttemptOutcome.FAILED, ReasonCode.STORAGE_FULL, str(error), retryable=True)
+        comparison = self._comparison(resumed_from)
+        memory_kills_before = memory_kills()
+        with ExitStack() as stack:
+            child = start_child(
+                self._run.log,
+                variables=child_variables(os.environ, threads=1, gpu=self._slot.gpu),
+                directory=self._run.scratch,
+            )
+            stack.callback(child.end)
+            ledger = self._ledger(child, comparison, resumed_from)
+            child.assign(self._assignment(spec, resumed_from))
+            try:
+                self._watch(child, ledger, spec)
+                exit_ = child.end()
+                self._commit_rest(ledger)
+            except StorageFull as error:
+                return Verdict(AttemptOutcome.FAILED, ReasonCode.STORAGE_FULL, str(error), retryable=True)
+            except JournalCorrupt as error:
+                return Verdict(AttemptOutcome.LOST, ReasonCode.INTERNAL, f"the journal is damaged: {error}", True)
+        return judge(
+            ledger.end,
+            exit_,
+            spec=spec,
+            intent=self._intent,
+            killed_for_memory=memory_kills() > memory_kills_before,
+            log_tail=LogReader(self._run.log).tail(LOG_TAIL_BYTES),
+        )
+
+    def _comparison(self, resumed_from: StoredCheckpoint | None) -> Comparison:
+        iteration = resumed_from.iteration if resumed_from else 0
+        while True:
+            try:
+                with self._slot.database.read() as session:
+                    known = claims.training_events_after(session, self._claim.job_id, iteration)
+                return Comparison(known, iteration)
+            except DatabaseUnavailable as error:
+                wait_for_database(error, self._claim, self._slot, self._lease)
+
+    def _assignment(self, spec: TrainingSpec, resumed_from: StoredCheckpoint | None) -> Assignment:
+        return Assignment(
+            job_id=self._claim.job_id,
+            attempt=self._claim.attempt,
+            spec=spec,
+            run_directory=str(self._run.path),
+            resume_from=str(self._run.resume) if resumed_from else None,
+        )
+
+    def _ledger(self, child: Child, comparison: Comparison, resumed_from: StoredCheckpoint | None) -> Ledger:
+        usage = UsageMeter(
+            processor_seconds(child.pid),
+            timesteps=resumed_from.timesteps if resumed_from else 0,
+            has_gpu=self._slot.gpu is not None,
+        )
+        slot, claim = self._slot, self._claim
+        return Ledger(
+            slot.database, slot.artifacts, claim, self._run, comparison, resumed_from=resumed_from, usage=usage
+        )
+
+    def _watch(self, child: Child, ledger: Ledger, spec: TrainingSpec) -> None:
+        """Follow the child until it has ended."""
+        while child.runs_on(0.0 if ledger.is_behind else TICK_SECONDS):
+            if self._lease.is_lost:
+                raise LeaseLost(*self._claim.key)
+            self._enforce(child, spec)
+            try:
+                ledger.commit()
+            except DatabaseUnavailable as error:
+                logger.warning("job %s: the journal waits for the database: %s", self._claim.job_id, error)
+
+    def _commit_rest(self, ledger: Ledger) -> None:
+        while True:
+            if self._lease.is_lost:
+                raise LeaseLost(*self._claim.key)
+            try:
+                if not ledger.commit():
+                    return
+            except DatabaseUnavailable as error:
+                wait_for_database(error, self._claim, self._slot, self._lease)
+
+    def _enforce(self, child: Child, spec: TrainingSpec) -> None:
+        """Tell the child to end where that is wanted, and make it end when it does not."""
+        intent = self._wanted(spec)
+        if intent is not None and intent is not self._intent and self._intent is not Intent.CANCEL:
+            self._intent = intent
+            self._grace_ends_at = time.monotonic() + GRACE_SECONDS[intent]
+            logger.info("job %s: asked to end (%s)", self._claim.job_id, intent)
+            child.command(Command(command="drain" if intent is Intent.DRAIN else "cancel"))
+        if self._intent is not None and time.monotonic() >= self._grace_ends_at:
+            child.terminate()
+
+    def _wanted(self, spec: TrainingSpec) -> Intent | None:
+        if self._lease.cancel_requested:
+            return Intent.CANCEL
+        if self._slot.is_draining():
+            return Intent.DRAIN
+        limit = spec.budget.max_wall_seconds
+        spent = self._claim.train_seconds_before + time.monotonic() - self._started_at
+        return Intent.BUDGET if limit is not None and spent >= limit else None
+
+
+def processor_seconds(pid: int) -> Callable[[], float]:
+    """A function that tells how long a child of this process has computed, and what it started and waited for.
+
+    It goes by the process while that lives, then by what the kernel counted for this process's children since.
+    """
+    before = _children_seconds()
+
+    def spent() -> float:
+        try:
+            times = psutil.Process(pid).cpu_times()
+        except psutil.Error:
+            return _children_seconds() - before
+        return times.user + times.system + times.children_user + times.children_system
+
+    return spent
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -1,0 +1,122 @@
+"""The Celery worker of one queue: `celery --app worker.tasks worker --queues cpu --concurrency SLOTS`.
+
+The main process registers the worker and beats for it; each pool process is a slot. Neither imports torch: only
+children do, and a GPU belongs to the child that was given it.
+"""
+
+import logging
+import os
+import socket
+import uuid
+from pathlib import Path
+from typing import Any
+
+from billiard.process import current_process
+from celery import signals
+
+from ppo_jobs.artifacts import open_artifacts
+from ppo_jobs.database import open_database
+from ppo_jobs.log_lines import configure_logging
+from ppo_jobs.queue import TASK, celery_app
+from ppo_jobs.settings import load_settings
+from ppo_jobs.states import QueueName
+from worker.presence import Presence
+from worker.slots import SlotWork
+from worker.supervisor import Slot
+
+logger = logging.getLogger(__name__)
+
+settings = load_settings()
+app = celery_app(settings)
+app.set_default()
+
+WORKER_VARIABLE = "PPO_WORKER_ID"
+QUEUE_VARIABLE = "PPO_WORKER_QUEUE"
+"""How a pool process, forked or started afresh, learns whose slot it is."""
+
+_presence: Presence | None = None
+_work: SlotWork | None = None
+
+
+def work() -> None:
+    """Take jobs from the queue until none is left."""
+    if _work is not None:
+        _work.work()
+
+
+def set_up_logging(**_: Any) -> None:
+    configure_logging(settings)
+
+
+def name_worker(conf: Any, options: dict[str, Any], **_: Any) -> None:
+    """Fix what the worker is called and which one queue it serves, before its pool starts.
+
+    Raises:
+        SystemExit: it is to serve several queues, or one that there is not.
+    """
+    queues = options.get("queues") or [str(QueueName.CPU)]
+    names = queues.split(",") if isinstance(queues, str) else list(queues)
+    if len(names) != 1 or names[0] not in set(QueueName):
+        raise SystemExit(f"a worker serves one queue, which is {' or '.join(QueueName)}")
+    os.environ[QUEUE_VARIABLE] = names[0]
+    os.environ[WORKER_VARIABLE] = f"{names[0]}@{socket.gethostname()}:{os.getpid()}-{uuid.uuid4().hex[:6]}"
+
+
+def appear(sender: Any, **_: Any) -> None:
+    global _presence
+    database = open_database(settings.database_url, durable=False)
+    _presence = Presence(
+        settings,
+        database,
+        worker_id=os.environ[WORKER_VARIABLE],
+        queue=QueueName(os.environ[QUEUE_VARIABLE]),
+        slots=int(sender.concurrency or settings.slots),
+        drain_mark=drain_mark(),
+    )
+    _presence.start()
+
+
+def drain(**_: Any) -> None:
+    """Called inside a signal handler: only a file is made."""
+    if _presence is not None:
+        _presence.drain()
+
+
+def disappear(**_: Any) -> None:
+    if _presence is not None:
+        _presence.stop()
+
+
+def open_slot(**_: Any) -> None:
+    global _work
+    queue = QueueName(os.environ[QUEUE_VARIABLE])
+    slot = Slot(
+        settings=settings,
+        database=open_database(settings.database_url, durable=False),
+        artifacts=open_artifacts(settings.artifacts_url),
+        worker_id=os.environ[WORKER_VARIABLE],
+        gpu=current_process().index if queue is QueueName.CUDA else None,
+        is_draining=drain_mark().exists,
+    )
+    _work = SlotWork(slot, queue)
+    _work.start()
+
+
+def close_slot(**_: Any) -> None:
+    if _work is not None:
+        _work.join()
+
+
+def drain_mark() -> Path:
+    """The file whose existence tells every slot of this worker to let go of its job."""
+    return settings.data_dir / "draining" / os.environ[WORKER_VARIABLE]
+
+
+app.task(work, name=TASK)
+signals.setup_logging.connect(set_up_logging)
+signals.celeryd_init.connect(name_worker)
+signals.worker_init.connect(appear)
+signals.worker_shutting_down.connect(drain)
+signals.worker_shutdown.connect(disappear)
+signals.worker_process_init.connect(open_slot)
+signals.worker_process_shutdown.connect(close_slot)

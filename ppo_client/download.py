@@ -15,9 +15,6 @@ from ppo_client.errors import DownloadFailed
 from ppo_client.transport import Patience, Transport
 from ppo_jobs.schemas import CheckpointFile
 
-CHUNK_BYTES = 1 << 20
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-
 
 def download_file(
     transport: Transport,
@@ -93,7 +90,7 @@ def _append(
     if response.status_code == httpx.codes.OK and (have := stream.tell()):
         _empty(stream)
         report(-have)
-    for chunk in response.iter_bytes(CHUNK_BYTES):
+    for chunk in response.iter_bytes():
         if stream.tell() + len(chunk) > file.size_bytes:
             raise DownloadFailed(f"{file.name} is longer than its checkpoint promises.")
         stream.write(chunk)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ppo_client.cli.output import printable
 from ppo_client.cli.session import Session
 from ppo_client.errors import (
     ClientError,
@@ -156,14 +157,17 @@ def exit_code(error: ClientError) -> int:
 
 def in_words(error: ClientError) -> str:
     """One sentence, with what to do about it, and below it each fault on its own line."""
-    sentence, _, faults = str(error).partition("\n")
+    sentence = error.detail if isinstance(error, ProblemError) else str(error)
+    sentence = sentence[:1].upper() + sentence[1:].rstrip(".")
+    if isinstance(error, ProblemError) and error.errors:
+        return "\n".join(["The request is not valid:", *(f"  {printable(str(fault))}" for fault in error.errors)])
     if isinstance(error, ServiceUnreachable):
-        sentence = sentence.rstrip(".") + "; start one with `ppo up`, or set PPO_API_URL."
+        sentence += "; start one with `ppo up`, or set PPO_API_URL"
     elif isinstance(error, NotAuthorised):
-        sentence = sentence.rstrip(".") + "; set PPO_API_KEY, or PPO_DATA_DIR to the service's directory."
-    elif isinstance(error, ServerFailed) and isinstance(error, ProblemError) and error.request_id:
-        sentence = sentence.rstrip(".") + f" (request {error.request_id})."
-    return f"{sentence}\n{faults}" if faults else sentence
+        sentence += "; set PPO_API_KEY, or PPO_DATA_DIR to the service's directory"
+    elif isinstance(error, ServerFailed) and error.request_id:
+        sentence += f" (request {error.request_id})"
+    return printable(sentence) + "."
 
 
 def main() -> None:

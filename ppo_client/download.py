@@ -15,6 +15,8 @@ from ppo_client.errors import DownloadFailed
 from ppo_client.transport import Patience, Transport
 from ppo_jobs.schemas import CheckpointFile
 
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+
 
 def download_file(
     transport: Transport,

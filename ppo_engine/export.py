@@ -22,7 +22,7 @@ from ppo_engine.bundle import (
     load_policy,
 )
 from ppo_engine.envs.spaces import ActionSpace
-from ppo_engine.errors import EngineError
+from ppo_engine.errors import CheckpointCorrupt
 from ppo_engine.spec import TrainingSpec
 
 BUNDLE_FILES = ("policy.json", "policy.onnx", "vectors.json")
@@ -34,12 +34,6 @@ TOLERANCE = 1e-4
 are closer than this may differ."""
 
 
-class ExportMismatch(EngineError):
-    """The written bundle does not act as the policy that it was written from."""
-
-    code = "export_mismatch"
-
-
 def write_bundle(
     directory: Path, manifest: PolicyManifest, *, observations: NDArray[np.float32], actions: Actions
 ) -> None:
@@ -49,7 +43,7 @@ def write_bundle(
         observations: [n, D], flat and encoded, to become the test vectors.
         actions: the deterministic action rows that the trained policy gave for them.
     Raises:
-        ExportMismatch: the policy read back from the files acts otherwise.
+        CheckpointCorrupt: the policy read back from the files acts otherwise.
     """
     (directory / "policy.json").write_text(manifest.model_dump_json(indent=1) + "\n")
     policy = load_policy(directory)
@@ -207,4 +201,4 @@ def _check(policy: LoadedPolicy, observations: NDArray[np.float32], actions: Act
         lost = [block.max(axis=1) - score for block, score in zip(blocks, chosen, strict=True)]
         agree = bool(np.all(np.stack(lost) <= tolerance))
     if not agree:
-        raise ExportMismatch("the policy read back from its bundle acts otherwise than the one that was trained")
+        raise CheckpointCorrupt("policy.safetensors: read back, it acts otherwise than the policy that was trained")

@@ -4,6 +4,8 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from ppo_engine import evaluate as evaluation_module
-from ppo_engine.bundle import PolicyManifest
+from ppo_engine.bundle import PolicyManifest, load_policy
 from ppo_engine.envs.vector import seed_of
 from ppo_engine.errors import UnknownEnvironment
 from ppo_engine.evaluate import EVALUATION_KEY, Evaluation, evaluate, mean_interval, student_t_975
 from ppo_engine.random import seed_sequence
-from ppo_engine.spec import EnvSpec
+from ppo_engine.spec import EnvSpec, TrainingSpec
+from ppo_engine.trainer import Trainer
+from tests.environments import add_plugin
 
 CARTPOLE = EnvSpec(id="CartPole-v1")
 
@@ -199,3 +203,54 @@ def test_evaluating_imports_no_torch() -> None:
     probe = "import sys, ppo_engine.evaluate; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+SHORT: dict[str, Any] = {
+    "preset": "default",
+    "ppo": {"total_timesteps": 512, "n_steps": 32, "batch_size": 64, "n_epochs": 2},
+    "seed": 4,
+}
+
+
+@contextmanager
+def trained(env_id: str, **sections: Any) -> Iterator[tuple[Trainer, list[Evaluation]]]:
+    """A trainer at its end, with its evaluations; observations and rewards are normalised."""
+    trainer = Trainer(TrainingSpec.model_validate({**SHORT, "env": {"id": env_id, "n_envs": 4}, **sections}))
+    try:
+        yield trainer, [progress.evaluation for progress in trainer.iterations() if progress.evaluation]
+    finally:
+        trainer.close()
+
+
+def test_evaluating_during_training_changes_no_weight() -> None:
+    with (
+        trained("CartPole-v1") as (plain, none),
+        trained("CartPole-v1", evaluation={"every_timesteps": 128, "n_episodes": 3}) as (evaluated, some),
+    ):
+        assert (len(none), len(some)) == (0, 4)  # 512 steps, one evaluation every 128
+        assert plain.policy_hash() == evaluated.policy_hash()
+
+
+def test_training_reports_raw_returns_where_it_learns_from_normalised_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_plugin(monkeypatch)
+    evaluation = {"every_timesteps": 512, "n_episodes": 3}
+    with trained("test/ConstantReward-v0", evaluation=evaluation) as (_, [at_the_end]):
+        assert at_the_end.returns == (10.0, 10.0, 10.0)  # 10 steps of reward 1
+
+
+def test_a_sampled_evaluation_is_another_than_the_deterministic_one() -> None:
+    evaluation = {"every_timesteps": 512, "n_episodes": 5}
+    with (
+        trained("CartPole-v1", evaluation=evaluation) as (_, [likeliest]),
+        trained("CartPole-v1", evaluation={**evaluation, "deterministic": False}) as (_, [sampled]),
+    ):
+        assert likeliest.returns != sampled.returns
+
+
+def test_a_bundle_scores_as_the_trainer_that_saved_it(tmp_path: Path) -> None:
+    with trained("CartPole-v1") as (trainer, _):
+        trainer.save(tmp_path / "checkpoint")
+        seeds = np.random.SeedSequence(8)
+        expected = evaluate(trainer.act, CARTPOLE, n_episodes=6, seeds=seeds)
+        policy = load_policy(tmp_path / "checkpoint")
+        assert evaluate(policy.act, CARTPOLE, n_episodes=6, seeds=seeds) == expected

@@ -22,9 +22,12 @@ from ppo_engine.bundle import (
     environment_actions,
     load_policy,
 )
-from ppo_engine.export import BUNDLE_FILES, ExportMismatch, environment_manifest, spec_sha256, write_bundle
+from ppo_engine.errors import CheckpointCorrupt
+from ppo_engine.export import BUNDLE_FILES, environment_manifest, spec_sha256, write_bundle
 from ppo_engine.presets import resolve
 from ppo_engine.spec import TrainingSpec
+from ppo_engine.trainer import Trainer
+from tests.environments import add_plugin
 
 SPACES = {
     "discrete": ActionManifest(kind="discrete", sizes=(3,), shape=(), dtype="int64", start=(-1,)),
@@ -130,7 +133,7 @@ def test_a_bundle_is_written_to_the_same_bytes_each_time(tmp_path: Path) -> None
 def test_a_policy_that_acts_otherwise_than_its_files_is_refused(tmp_path: Path) -> None:
     manifest, observations = write_policy(tmp_path, SPACES["discrete"])
     wrong = (load_policy(tmp_path).act(observations) + 1) % 3
-    with pytest.raises(ExportMismatch):
+    with pytest.raises(CheckpointCorrupt, match="acts otherwise"):
         write_bundle(tmp_path, manifest, observations=observations, actions=wrong)
     assert not (tmp_path / "policy.onnx").exists()
 
@@ -227,3 +230,38 @@ def test_the_spec_hash_counts_what_trains_and_not_how_it_is_labelled() -> None:
 def test_the_manifest_keeps_what_rebuilds_the_environment() -> None:
     spec = TrainingSpec.model_validate({"env": {"id": "Foo-v0", "kwargs": {"x": 1}, "max_episode_steps": 9}})
     assert environment_manifest(spec) == EnvironmentManifest(id="Foo-v0", kwargs={"x": 1}, max_episode_steps=9)
+
+
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        "CartPole-v1",
+        "Pendulum-v1",
+        "test/MatrixAction-v0",
+        "test/MultiBinaryAction-v0",
+        "test/OffsetAction-v0",
+        "test/MatrixBoxAction-v0",
+        "test/AsymmetricAction-v0",
+        "test/DictObservation-v0",
+    ],
+)
+def test_a_trained_policy_acts_the_same_in_the_trainer_in_numpy_and_in_onnx(
+    env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_plugin(monkeypatch)
+    ppo = {"total_timesteps": 64, "n_steps": 16, "batch_size": 32, "n_epochs": 2}
+    env = {"id": env_id, "n_envs": 4}
+    trainer = Trainer(TrainingSpec.model_validate({"preset": "default", "env": env, "ppo": ppo, "seed": 2}))
+    list(trainer.iterations())
+    trainer.save(tmp_path / "checkpoint")
+    trainer.close()
+    vectors = json.loads((tmp_path / "checkpoint" / "vectors.json").read_text())
+    observations = np.array(vectors["observations"], dtype=np.float32)
+    session = onnxruntime.InferenceSession(tmp_path / "checkpoint" / "policy.onnx", providers=["CPUExecutionProvider"])
+    actions, heads = session.run(["actions", "heads"], {"observations": observations})
+    policy = load_policy(tmp_path / "checkpoint")
+    np.testing.assert_allclose(heads, policy.heads(observations), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(actions, np.array(vectors["actions"]), rtol=1e-5, atol=1e-5)
+    rows = trainer.act(observations)
+    expected = environment_actions(rows, policy.manifest.action_space)
+    np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-5)

@@ -75,7 +75,8 @@ class Policy(nn.Module):
         self.places = tuple(self._named_places())
         self._initialize(generator)
         # Tuples of the same parameters: an attribute would register each of them once more, in another order.
-        depth, parameters = 2 * len(spec.hidden_sizes), tuple(self._stacked)
+        depth = 2 * len(spec.hidden_sizes)
+        parameters: tuple[Tensor, ...] = tuple(self._stacked)
         self._hidden = tuple(zip(parameters[:depth:2], parameters[1:depth:2], strict=True))
         self._heads = parameters[depth:]
 

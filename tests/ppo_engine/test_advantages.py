@@ -42,9 +42,9 @@ def test_advantages_equal_the_double_sum_over_random_episodes(T: int, N: int, ga
 
 def estimate(rewards, values, next_values, terminated, truncated, *, gamma, gae_lambda) -> list[float]:
     """Advantages of one environment."""
-    columns = [torch.tensor(column, dtype=torch.float64).unsqueeze(1) for column in (rewards, values, next_values)]
+    r, v, next_v = (torch.tensor(column, dtype=torch.float64).unsqueeze(1) for column in (rewards, values, next_values))
     ended, cut = (torch.tensor(flags).unsqueeze(1) for flags in (terminated, truncated))
-    advantages, _ = advantages_and_returns(*columns, ended, ended | cut, gamma=gamma, gae_lambda=gae_lambda)
+    advantages, _ = advantages_and_returns(r, v, next_v, ended, ended | cut, gamma=gamma, gae_lambda=gae_lambda)
     return [float(x) for x in advantages[:, 0]]
 
 

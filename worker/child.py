@@ -9,6 +9,7 @@ import os
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -61,12 +62,19 @@ def main() -> int:
     lifeline.start()
     journal = JournalWriter(Path(assignment.run_directory, "journal"))
     end_hangs(journal)
+    trainer: Trainer | None = None
     try:
-        end = train(assignment, journal, lifeline)
-    except Exception as error:
+        trainer = start(assignment)
+        end = train(trainer, assignment, journal, lifeline)
+    except BaseException as error:  # An environment may raise SystemExit.
         traceback.print_exc()
         end = failure(error)
-    return conclude(journal, end)
+    status = conclude(journal, end)
+    if trainer is not None:
+        # Only now: an environment may never come back from its close().
+        with suppress(Exception):
+            trainer.close()
+    return status
 
 
 def end_hangs(journal: JournalWriter) -> None:
@@ -94,27 +102,24 @@ def conclude(journal: JournalWriter, end: EndRecord) -> int:
     return 0
 
 
-def train(assignment: Assignment, journal: JournalWriter, lifeline: Lifeline) -> EndRecord:
+def train(trainer: Trainer, assignment: Assignment, journal: JournalWriter, lifeline: Lifeline) -> EndRecord:
     """Run iterations until training is finished or a command ends it; a checkpoint is always written last."""
-    trainer = start(assignment)
-    try:
-        journal.append(runtime_record(trainer, fresh=assignment.resume_from is None))
-        checkpoints = Path(assignment.run_directory, "checkpoints")
-        clock = CheckpointClock(assignment.spec.checkpoints, trainer.timesteps)
-        for progress in trainer.iterations():
-            record_progress(journal, progress)
-            command = lifeline.command
-            if progress.finished or command or clock.due(progress.timesteps):
-                journal.append(save(trainer, checkpoints, final=progress.finished))
-                clock.taken(progress.timesteps)
-            if progress.finished:
-                return succeeded(trainer, progress.stop_reason)
-            if command:
-                return interrupted(command, trainer.timesteps)
-        journal.append(save(trainer, checkpoints, final=True))
-        return succeeded(trainer, None)
-    finally:
-        trainer.close()
+    journal.append(runtime_record(trainer, fresh=assignment.resume_from is None))
+    checkpoints = Path(assignment.run_directory, "checkpoints")
+    clock = CheckpointClock(assignment.spec.checkpoints, trainer.timesteps)
+    for progress in trainer.iterations():
+        record_progress(journal, progress)
+        command = lifeline.command
+        if progress.finished or command or clock.due(progress.timesteps):
+            journal.append(save(trainer, checkpoints, final=progress.finished))
+            clock.taken(progress.timesteps)
+        if progress.finished:
+            return succeeded(trainer, progress.stop_reason)
+        if command:
+            return interrupted(command, trainer.timesteps)
+    # Its checkpoint was the last one already: the attempt before died between that and saying so.
+    journal.append(save(trainer, checkpoints, final=True))
+    return succeeded(trainer, None)
 
 
 def start(assignment: Assignment) -> Trainer:
@@ -181,7 +186,7 @@ def interrupted(command: Literal["cancel", "drain"], timesteps: int) -> EndRecor
     )
 
 
-def failure(error: Exception) -> EndRecord:
+def failure(error: BaseException) -> EndRecord:
     """Why training cannot go on, for whoever reads `status_reason`."""
     code, retryable = "internal", False
     if isinstance(error, EngineError):

@@ -39,6 +39,7 @@ RETRY_SECONDS = 0.5
 GRACE_SECONDS = {Intent.CANCEL: 2.0, Intent.DRAIN: 20.0, Intent.BUDGET: 20.0}
 """For the child to reach the end of an iteration and save a checkpoint, before it is made to end."""
 
+LINGER_SECONDS = 3.0
 LOG_TAIL_BYTES = 4096
 
 
@@ -140,6 +141,7 @@ class Attempt:
         self._started_at = time.monotonic()
         self._intent: Intent | None = None
         self._grace_ends_at = 0.0
+        self._lingers_since: float | None = None
 
     def verdict(self) -> Verdict:
         """How the attempt ended; everything the child journaled is in the ledger by then.
@@ -219,11 +221,18 @@ class Attempt:
         while child.runs_on(0.0 if ledger.is_behind else TICK_SECONDS):
             if self._lease.is_lost:
                 raise LeaseLost(*self._claim.key)
+            if ledger.end is not None and self._has_lingered():
+                return
             self._enforce(child, spec)
             try:
                 ledger.commit()
             except DatabaseUnavailable as error:
                 logger.warning("job %s: the journal waits for the database: %s", self._claim.job_id, error)
+
+    def _has_lingered(self) -> bool:
+        """Whether the child had time enough to close its environments since it said that it was done."""
+        self._lingers_since = self._lingers_since or time.monotonic()
+        return time.monotonic() - self._lingers_since >= LINGER_SECONDS
 
     def _commit_rest(self, ledger: Ledger) -> None:
         while True:

@@ -1,0 +1,1 @@
+"""The HTTP process: jobs are asked for, watched and fetched here; nothing is trained."""

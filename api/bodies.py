@@ -1,0 +1,53 @@
+"""Reading JSON bodies: what is not JSON, and what could not be stored, is refused before anything looks at it."""
+
+import json
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from api.errors import ProblemError
+from api.pointers import unstorable
+
+_EMPTY = b""
+
+
+class JSONRequest(Request):
+    """A request whose body is JSON in UTF-8, or absent."""
+
+    async def body(self) -> bytes:
+        body = await super().body()
+        media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if body != _EMPTY and media_type != "application/json" and not media_type.endswith("+json"):
+            detail = "send the body as application/json"
+            raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+        return body
+
+    async def json(self) -> Any:
+        body = await self.body()
+        try:
+            value = json.loads(body)
+        except json.JSONDecodeError:
+            raise
+        except (ValueError, RecursionError) as error:
+            # Bytes that are no UTF-8, an integer of thousands of digits, a nest of thousands of brackets.
+            detail = f"the body cannot be read as JSON: {type(error).__name__}"
+            raise ProblemError(HTTPStatus.BAD_REQUEST, "malformed_json", detail) from error
+        if faults := list(unstorable(value)):
+            detail = f"{faults[0].pointer}: {faults[0].message}"
+            raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, errors=faults)
+        return value
+
+
+class JSONRoute(APIRoute):
+    """A route that reads its body through `JSONRequest`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(JSONRequest(request.scope, request.receive))
+
+        return handle

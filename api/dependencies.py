@@ -1,0 +1,120 @@
+"""What endpoints are given: the process's own things, who asks, and where in a list."""
+
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated
+
+from celery import Celery
+from fastapi import Depends, Header, Path, Query, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from api.errors import ProblemError
+from api.streams import Streams
+from api.tailer import Tailer
+from ppo_jobs.artifacts import ArtifactStore
+from ppo_jobs.database import Database
+from ppo_jobs.errors import CheckpointNotFound, JobNotFound
+from ppo_jobs.repository import tenants
+from ppo_jobs.repository.tenants import Principal
+
+MAX_SEQ = 2**53 - 1
+"""The largest integer that every JSON reader keeps exact; a ledger ends long before."""
+
+_ID_PATTERN = r"[0-9a-z]{26}"
+_bearer = HTTPBearer(auto_error=False, description="An API key, `ppo_…`, as `ppo up` and `ppo keys` make them.")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What one API process holds, from its start to its end."""
+
+    database: Database
+    artifacts: ArtifactStore
+    queue: Celery
+    tailer: Tailer
+    streams: Streams
+
+
+def services_of(request: Request) -> Services:
+    services = request.app.state.services
+    assert isinstance(services, Services)
+    return services
+
+
+ServicesOf = Annotated[Services, Depends(services_of)]
+
+
+def principal_of(
+    services: ServicesOf, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Principal:
+    """Whom the request acts for. Its session is closed before the endpoint starts, so that no stream holds it.
+
+    Raises:
+        ProblemError: 401, the same for a key that is missing, malformed, wrong or revoked.
+    """
+    principal = None
+    if credentials is not None:
+        with services.database.read() as session:
+            principal = tenants.authenticate(session, credentials.credentials)
+    if principal is None:
+        raise ProblemError(
+            HTTPStatus.UNAUTHORIZED,
+            "unauthorized",
+            "send a valid API key as `Authorization: Bearer ppo_…`",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    return principal
+
+
+PrincipalOf = Annotated[Principal, Depends(principal_of)]
+
+
+def job_id_of(
+    job_id: Annotated[
+        str, Path(json_schema_extra={"pattern": f"^job_{_ID_PATTERN}$"}, examples=["job_061yqb5zn9r4w7v0k8m2t6x3c1"])
+    ],
+) -> str:
+    """
+    Raises:
+        JobNotFound: no job can have such an id.
+    """
+    if not re.fullmatch(f"job_{_ID_PATTERN}", job_id):
+        raise JobNotFound(job_id)
+    return job_id
+
+
+def checkpoint_id_of(
+    checkpoint_id: Annotated[
+        str, Path(json_schema_extra={"pattern": f"^ckpt_{_ID_PATTERN}$"}, examples=["ckpt_061yqb6a3h5w8v1k9m3t7x4d2e"])
+    ],
+) -> str:
+    """
+    Raises:
+        CheckpointNotFound: no checkpoint can have such an id.
+    """
+    if not re.fullmatch(f"ckpt_{_ID_PATTERN}", checkpoint_id):
+        raise CheckpointNotFound(checkpoint_id)
+    return checkpoint_id
+
+
+JobId = Annotated[str, Depends(job_id_of)]
+CheckpointId = Annotated[str, Depends(checkpoint_id_of)]
+
+Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
+AfterJob = Annotated[str | None, Query(pattern=f"^job_{_ID_PATTERN}$", description="The `last_id` of the page before.")]
+AfterCheckpoint = Annotated[
+    str | None, Query(pattern=f"^ckpt_{_ID_PATTERN}$", description="The `last_id` of the page before.")
+]
+AfterSeq = Annotated[int, Query(ge=0, le=MAX_SEQ, description="Only what the ledger holds after this `seq`.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x20-\x7e]+$",
+        description="Any text that is new for each new intent: whatever is sent again under it takes effect once, "
+        "and is answered as it was the first time. Kept for at least a day.",
+        examples=["6d1f6a3e-4c0e-4b1c-9c5b-7a3f0d9e2b11"],
+    ),
+]

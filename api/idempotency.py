@@ -1,0 +1,71 @@
+"""POSTs that take effect once, however often and however parallel they are sent under one `Idempotency-Key`."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from celery import Celery
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
+from starlette.background import BackgroundTask
+
+from api.dependencies import Services
+from ppo_jobs.queue import publish
+from ppo_jobs.repository import idempotency
+from ppo_jobs.repository.tenants import Principal
+from ppo_jobs.schemas import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a request wants done, so that the same request is known when it comes again."""
+
+    tenant_id: str
+    key: str | None
+    request_hash: str
+
+
+def intent_of(request: Request, principal: Principal, key: str | None, body: Any = None) -> Intent:
+    """
+    Args:
+        body: as JSON values; two bodies with the same values are the same request.
+    """
+    content = json.dumps([request.method, request.url.path, body], sort_keys=True)
+    return Intent(principal.tenant_id, key, hashlib.sha256(content.encode()).hexdigest())
+
+
+def answer_once(services: Services, intent: Intent, act: Callable[[Session], tuple[int, Job]]) -> JSONResponse:
+    """Does `act` and stores its answer in one transaction, or gives the stored answer; then wakes who waits for work.
+
+    Args:
+        act: returns the status and the job to answer with; what it raises is not stored.
+    Raises:
+        IdempotencyMismatch: the key was used for another request.
+    """
+    with services.database.write() as session:
+        if intent.key is None:
+            return _answer(services.queue, *act(session))
+        stored = idempotency.answered(session, intent.tenant_id, intent.key, request_hash=intent.request_hash)
+        if stored is not None:
+            answer = _answer(services.queue, stored.status, Job.model_validate(stored.body))
+            answer.headers["Idempotency-Replayed"] = "true"
+            return answer
+        status, job = act(session)
+        body = job.model_dump(mode="json")
+        idempotency.remember(
+            session, intent.tenant_id, intent.key, request_hash=intent.request_hash, status=status, body=body
+        )
+        return _answer(services.queue, status, job)
+
+
+def _answer(queue: Celery, status: int, job: Job) -> JSONResponse:
+    """The job; a worker is woken after it was sent, since the broker may be slow, and the sweeper wakes one anyway."""
+    answer = JSONResponse(job.model_dump(mode="json"), status)
+    if status == HTTPStatus.CREATED:
+        answer.headers["Location"] = f"/v1/jobs/{job.id}"
+        answer.background = BackgroundTask(publish, queue, job.wants)
+    return answer

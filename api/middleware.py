@@ -1,0 +1,108 @@
+"""What surrounds every request. Pure ASGI: a wrapped response would hide from a stream that its client has left."""
+
+import logging
+import re
+import secrets
+import time
+from http import HTTPStatus
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import ProblemError, problem_response
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 1_000_000
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class RequestBoundary:
+    """Gives each request its id and each response its security headers, logs it, and answers what nobody foresaw."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = time.monotonic()
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_headers)
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            if status:
+                # Too late for another answer: the server closes the connection, so that the client sees it was cut off.
+                raise
+            detail = "the service failed; its log has more under this request_id"
+            response = problem_response(500, "internal", detail, request_id=request_id)
+            await response(scope, receive, send_with_headers)
+        finally:
+            _log(scope, status, time.monotonic() - started)
+
+
+class BodyLimit:
+    """Refuses a body of more than `max_bytes` with 413, by its announced length or as soon as it gets longer."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "0")
+        if not announced.isdecimal() or int(announced) > self.max_bytes:
+            response = problem_response(413, "body_too_large", self._detail(), request_id=scope["state"]["request_id"])
+            await response(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
+                raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", self._detail())
+            return message
+
+        await self.app(scope, receive_within_limit, send)
+
+    def _detail(self) -> str:
+        return f"a body may have at most {self.max_bytes} bytes"
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's own, where it sent a sane one, so that its log and ours can be joined."""
+    sent = Headers(scope=scope).get("x-request-id", "")
+    return sent if _REQUEST_ID.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
+
+
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    level = logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.DEBUG
+    request_id = scope["state"]["request_id"]
+    logger.log(level, "%s %s %d %.3fs %s", scope["method"], scope["path"], status, seconds, request_id)

@@ -1,0 +1,202 @@
+"""Jobs: ask for one, look at it, stop it, try it again."""
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query, Request
+from fastapi.responses import Response
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from api.answers import Answers, problems
+from api.bodies import JSONRoute
+from api.dependencies import (
+    MAX_SEQ,
+    AfterJob,
+    IdempotencyKey,
+    JobId,
+    Limit,
+    PrincipalOf,
+    Services,
+    ServicesOf,
+)
+from api.idempotency import answer_once, intent_of
+from api.pages import whole_page
+from api.retries import retry
+from api.submission import resolved_spec
+from ppo_engine.spec import TrainingSpec, settings_made, wanted_queue
+from ppo_jobs.repository import jobs, workers
+from ppo_jobs.schemas import Attempt, Job, JobPatch, Page, RetryRequest
+from ppo_jobs.states import TERMINAL, JobStatus, QueueName
+
+MAX_WAIT_SECONDS = 60.0
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JSONRoute)
+
+_CREATED: Answers = {201: {"headers": {"Location": {"description": "The job.", "schema": {"type": "string"}}}}}
+_CANCELLED: Answers = {200: {"model": Job, "description": "It is cancelled already."}}
+_AS_IT_WAS = RetryRequest()
+_EXAMPLES = {
+    "tuned": {"summary": "With the tuned preset", "value": {"env": {"id": "CartPole-v1"}}},
+    "own": {
+        "summary": "With settings of one's own",
+        "value": {
+            "name": "pendulum, longer",
+            "env": {"id": "Pendulum-v1", "n_envs": 4},
+            "ppo": {"total_timesteps": 200_000, "learning_rate": {"kind": "linear", "initial": 1e-3, "final": 0.0}},
+            "evaluation": {"every_timesteps": 50_000},
+            "seed": 7,
+        },
+    },
+}
+_Filter = Annotated[str | None, Query(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+
+
+@router.post("", status_code=201, response_model=Job, responses=_CREATED | problems(body=True))
+def submit(
+    spec: Annotated[TrainingSpec, Body(openapi_examples=_EXAMPLES)],
+    request: Request,
+    services: ServicesOf,
+    principal: PrincipalOf,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Submit a job. Only `env.id` is required; the preset of the environment fills in the rest."""
+    sent = settings_made(spec)
+    with services.database.read() as session:
+        catalogue = workers.environments(session)
+    resolved = resolved_spec(spec, catalogue)
+    wants = QueueName(wanted_queue(resolved))
+    return answer_once(
+        services,
+        intent_of(request, principal, idempotency_key, sent),
+        lambda session: (
+            201,
+            jobs.insert_job(session, principal.tenant_id, spec=sent, resolved=resolved, wants=wants),
+        ),
+    )
+
+
+@router.get("", responses=problems())
+def list_jobs(
+    services: ServicesOf,
+    principal: PrincipalOf,
+    limit: Limit = 20,
+    after: AfterJob = None,
+    status: JobStatus | None = None,
+    group: _Filter = None,
+    env_id: _Filter = None,
+    name: _Filter = None,
+) -> Page[Job]:
+    """The jobs, newest first."""
+    with services.database.read() as session:
+        return jobs.list_jobs(
+            session,
+            principal.tenant_id,
+            limit=limit,
+            after=after,
+            status=status,
+            group=group,
+            env_id=env_id,
+            name=name,
+        )
+
+
+@router.get("/{job_id}", responses=problems(404))
+async def read_job(
+    job_id: JobId,
+    services: ServicesOf,
+    principal: PrincipalOf,
+    wait: Annotated[
+        float, Query(ge=0, le=MAX_WAIT_SECONDS, description="Seconds to hold the answer until something is new.")
+    ] = 0,
+    after: Annotated[
+        int | None, Query(ge=0, le=MAX_SEQ, description="The `last_seq` that is known; by default the present one.")
+    ] = None,
+) -> Job:
+    """One job. With `wait`, the answer comes when `last_seq` exceeds `after`, or the job has ended, or time is up."""
+    job = await run_in_threadpool(_read, services, principal.tenant_id, job_id)
+    known = job.last_seq if after is None else after
+    if wait == 0 or job.last_seq > known or job.status in TERMINAL:
+        return job
+    await _until_news(services, principal.tenant_id, job, known, seconds=wait)
+    return await run_in_threadpool(_read, services, principal.tenant_id, job_id)
+
+
+@router.patch("/{job_id}", responses=problems(404, body=True))
+def change_job(job_id: JobId, patch: JobPatch, services: ServicesOf, principal: PrincipalOf) -> Job:
+    """Rename or tag a job. A field that is not sent stays; null clears."""
+    with services.database.write() as session:
+        return jobs.patch_job(session, principal.tenant_id, job_id, changes=patch.model_dump(exclude_unset=True))
+
+
+@router.delete("/{job_id}", status_code=204, responses=problems(404, 409))
+def delete_job(job_id: JobId, services: ServicesOf, principal: PrincipalOf) -> None:
+    """Delete a job that has ended, with its ledger, logs and checkpoints."""
+    with services.database.write() as session:
+        jobs.delete_job(session, principal.tenant_id, job_id)
+
+
+@router.post(
+    "/{job_id}/cancel",
+    status_code=202,
+    response_model=Job,
+    responses=_CANCELLED | problems(404, 409),
+)
+def cancel_job(
+    job_id: JobId,
+    request: Request,
+    services: ServicesOf,
+    principal: PrincipalOf,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Stop a job: at once if it is queued, else at its next iteration, when it keeps a checkpoint."""
+
+    def act(session: Session) -> tuple[int, Job]:
+        before = jobs.get_job(session, principal.tenant_id, job_id).status
+        return 200 if before == JobStatus.CANCELLED else 202, jobs.request_cancel(session, principal.tenant_id, job_id)
+
+    return answer_once(services, intent_of(request, principal, idempotency_key), act)
+
+
+@router.post(
+    "/{job_id}/retry",
+    status_code=201,
+    response_model=Job,
+    responses=_CREATED | problems(404, 409, body=True),
+)
+def retry_job(
+    job_id: JobId,
+    request: Request,
+    services: ServicesOf,
+    principal: PrincipalOf,
+    wish: Annotated[RetryRequest, Body()] = _AS_IT_WAS,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """A new job with the spec of one that has ended, going on from its newest checkpoint unless told otherwise."""
+    return answer_once(
+        services,
+        intent_of(request, principal, idempotency_key, wish.model_dump(mode="json")),
+        lambda session: (201, retry(session, principal.tenant_id, job_id, wish)),
+    )
+
+
+@router.get("/{job_id}/attempts", responses=problems(404))
+def list_attempts(job_id: JobId, services: ServicesOf, principal: PrincipalOf) -> Page[Attempt]:
+    """The tries at a job, first to last."""
+    with services.database.read() as session:
+        attempts = jobs.list_attempts(session, principal.tenant_id, job_id)
+    return whole_page(attempts, [str(attempt.number) for attempt in attempts])
+
+
+def _read(services: Services, tenant_id: str, job_id: str) -> Job:
+    with services.database.read() as session:
+        return jobs.get_job(session, tenant_id, job_id)
+
+
+async def _until_news(services: Services, tenant_id: str, job: Job, known: int, *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    with services.tailer.follow(tenant_id, job) as tail:
+        while tail.last_seq <= known and not tail.has_ended(known) and not services.tailer.stopped.is_set():
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not await tail.changes_within(remaining):
+                return

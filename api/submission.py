@@ -1,0 +1,56 @@
+"""From what a user sent to what will be trained."""
+
+import json
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+
+import jsonschema_rs
+
+from api.errors import ProblemError
+from api.pointers import escape
+from ppo_engine.presets import resolve
+from ppo_engine.spec import EnvironmentDescription, InvalidSpec, SpecFault, TrainingSpec
+
+CATALOGUE_RETRY_SECONDS = 2
+
+
+def resolved_spec(spec: TrainingSpec, catalogue: Sequence[EnvironmentDescription]) -> TrainingSpec:
+    """The spec with every default filled in and its seed drawn, checked against the environment it names.
+
+    Raises:
+        InvalidSpec: it cannot be trained; every fault that could be found has its entry.
+        ProblemError: 503, no worker has told yet what it can train.
+    """
+    if not catalogue:
+        raise ProblemError(
+            503,
+            "catalogue_empty",
+            "no worker has registered yet, so no environment is known",
+            headers={"Retry-After": str(CATALOGUE_RETRY_SECONDS)},
+        )
+    known = {environment.id: environment for environment in catalogue}
+    environment = known.get(spec.env.id)
+    if environment is None:
+        raise InvalidSpec([SpecFault("/env/id", _unknown(spec.env.id, sorted(known)))])
+    faults = list(_kwargs_faults(spec, environment))
+    try:
+        resolved = resolve(spec, environment, draw_seed=True)
+    except InvalidSpec as error:
+        raise InvalidSpec(faults + error.faults) from None
+    if faults:
+        raise InvalidSpec(faults)
+    return resolved
+
+
+def _unknown(env_id: str, known: Sequence[str]) -> str:
+    lowered = {name.lower(): name for name in known}
+    near = [lowered[match] for match in get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.6)]
+    hint = f"; did you mean {' or '.join(near)}?" if near else "; GET /v1/environments lists those that are"
+    return f"{env_id} is not an environment of this service{hint}"
+
+
+def _kwargs_faults(spec: TrainingSpec, environment: EnvironmentDescription) -> Iterator[SpecFault]:
+    validator = jsonschema_rs.validator_for(json.dumps(environment.kwargs_schema), mask="this value")
+    for error in validator.iter_errors(spec.env.kwargs):
+        pointer = "".join(f"/{escape(part)}" for part in error.instance_path)
+        yield SpecFault(f"/env/kwargs{pointer}", error.message)

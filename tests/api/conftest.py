@@ -1,0 +1,101 @@
+"""A real server on a real socket, in a thread of the test; and one in a process of its own, where signals matter."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from api.app import create_app
+from api.server import Server
+from ppo_jobs.artifacts import LocalArtifacts
+from ppo_jobs.database import Database
+from ppo_jobs.repository.tenants import create_api_key, create_tenant
+from ppo_jobs.settings import Settings
+from tests.api import deployment
+
+
+@contextmanager
+def serving(settings: Settings, **options: int) -> Iterator[str]:
+    """The URL of an API that answers until the block ends."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(create_app(settings, **options), log_config=None, timeout_graceful_shutdown=5)
+        server = Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            _until(lambda: server.started)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            config.app.state.services.tailer.stop()
+            server.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def serving_process(settings: Settings) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The URL and the process of `python -m api`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    names = ("database_url", "broker_url", "artifacts_url", "data_dir")
+    environment = os.environ | {f"PPO_{name.upper()}": str(getattr(settings, name)) for name in names}
+    command = [sys.executable, "-m", "api", "--port", str(port)]
+    with subprocess.Popen(command, env=environment) as process:
+        url = f"http://127.0.0.1:{port}"
+        try:
+            _until(lambda: _answers(url))
+            yield url, process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def server_url(settings: Settings, database: Database) -> Iterator[str]:
+    deployment.register(database)
+    with serving(settings) as url:
+        yield url
+
+
+@pytest.fixture
+def client(server_url: str, api_key: str) -> Iterator[httpx.Client]:
+    """Whom the tenant of the test trusts."""
+    with httpx.Client(base_url=server_url, headers={"Authorization": f"Bearer {api_key}"}, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def stranger(server_url: str, database: Database) -> Iterator[httpx.Client]:
+    """A valid client of another tenant."""
+    with database.write() as session:
+        key = create_api_key(session, create_tenant(session, "stranger"), name="other")
+    with httpx.Client(base_url=server_url, headers={"Authorization": f"Bearer {key}"}, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def artifacts(settings: Settings) -> LocalArtifacts:
+    return LocalArtifacts(Path(settings.artifacts_url.removeprefix("file://")))
+
+
+def _until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz", trust_env=False).is_success
+    except httpx.TransportError:
+        return False

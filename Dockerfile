@@ -24,8 +24,8 @@ COPY constraints.txt /tmp/
 RUN --mount=from=wheel,source=/wheels,target=/wheels \
     pip install --constraint /tmp/constraints.txt "$(echo /wheels/*.whl)[server,worker]"
 USER ppo
-# A worker that is wedged is no worker: ask Celery's main process itself, not only whether it runs.
-HEALTHCHECK --interval=30s --timeout=20s --start-period=60s \
-    CMD ["python", "-m", "celery", "--app", "worker.tasks", "inspect", "ping", "--timeout", "10"]
+# Ask Celery's main process itself: one that is wedged still runs.
+HEALTHCHECK --interval=60s --timeout=20s --start-period=60s \
+    CMD python -m celery --app worker.tasks inspect ping --timeout 10 --destination "cpu@$HOSTNAME"
 STOPSIGNAL SIGTERM
 CMD ["python", "-m", "ppo_server", "worker", "--queue", "cpu", "--slots", "1"]

@@ -4,11 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import click
 import pytest
 
+from ppo_client.cli.root import ppo
 from ppo_engine.presets import consistency_faults, resolve
 from ppo_engine.spec import TrainingSpec
 from ppo_jobs.settings import Settings
+from ppo_server.__main__ import main as server
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -36,3 +39,20 @@ def test_the_table_of_variables_is_the_settings():
     named = {name for row in rows for name in re.findall(r"`(PPO_\w+)`", row)}
     settings = {f"PPO_{field.upper()}" for field in Settings.model_fields}
     assert named == settings | {"PPO_API_KEY", "PPO_API_URL"}
+
+
+def commands() -> list[list[str]]:
+    """Every use of `ppo` in a block of bash, and in backticks, as words."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()] + re.findall(r"`(ppo [^`]+)`", README)
+    parts = [part.strip() for line in lines for part in line.partition("#")[0].split("&&")]
+    return [part.split() for part in parts if part.startswith("ppo ")]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_and_option_exists(words):
+    client_command = ppo.get_command(click.Context(ppo), words[1])
+    assert client_command is not None
+    command = server.commands.get(words[1], client_command)
+    known = {option for parameter in command.params for option in parameter.opts}
+    if command.name != "evaluate":  # It passes its options on to the engine.
+        assert {word for word in words if word.startswith("-")} <= known

@@ -56,7 +56,7 @@ class CheckpointManifest(BaseModel):
 
 def serialized(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """Arrays as safetensors: the same bytes for the same arrays, whatever the order of their names."""
-    ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    ordered = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
     content: bytes = save(ordered)
     return content
 

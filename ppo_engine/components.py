@@ -11,6 +11,8 @@ from pydantic import JsonValue
 
 from ppo_engine.bundle import LayerManifest, NormalizerManifest, PolicyManifest
 from ppo_engine.checkpoint import serialized
+from ppo_engine.envs.catalogue import describe_environment, space_to_json
+from ppo_engine.envs.registry import make_environment
 from ppo_engine.envs.vector import VectorEnvironment, make_vector_environment
 from ppo_engine.errors import DeviceUnavailable
 from ppo_engine.export import action_manifest, environment_manifest, spec_sha256
@@ -19,7 +21,7 @@ from ppo_engine.normalization import ObservationNormalizer, RewardNormalizer
 from ppo_engine.policy import Policy
 from ppo_engine.random import environment_seeds, stream
 from ppo_engine.rollout import Collector, Rollout
-from ppo_engine.spec import TrainingSpec
+from ppo_engine.spec import EnvSpec, TrainingSpec
 from ppo_engine.update import Learner
 
 
@@ -118,6 +120,17 @@ def build(spec: TrainingSpec, seed: int) -> Components:
         episodes=EpisodeStatistics(n_envs),
         window=MetricsWindow(spec.metrics.every_iterations or 1),
     )
+
+
+def observation_space_of(env: EnvSpec) -> dict[str, JsonValue]:
+    """The observation space that the environment has with the spec's arguments, as JSON."""
+    if not env.kwargs:
+        return describe_environment(env.id).observation_space
+    made = make_environment(env)
+    try:
+        return space_to_json(made.observation_space)
+    finally:
+        made.close()
 
 
 def device_of(spec: TrainingSpec) -> torch.device:

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from ppo_engine import checkpoint as checkpoints
 from ppo_engine.checkpoint import CheckpointManifest
-from ppo_engine.components import Components, build
+from ppo_engine.components import Components, build, observation_space_of
 from ppo_engine.envs.catalogue import describe_environment
 from ppo_engine.envs.vector import EXACT, Resumability
 from ppo_engine.evaluate import Evaluation, evaluate
@@ -120,7 +120,7 @@ class Trainer:
         checkpoints.begin(directory)
         (directory / checkpoints.POLICY).write_bytes(self._components.policy_bytes())
         observations = self._components.collector.last_observations[:VECTORS]
-        manifest = self._components.policy_manifest(self.spec, self._description.observation_space)
+        manifest = self._components.policy_manifest(self.spec, self._observation_space)
         write_bundle(directory, manifest, observations=observations, actions=self.act(observations))
         write_state(directory, self.state())
         resume = self._components.environment.resume
@@ -151,10 +151,10 @@ class Trainer:
 
     def _prepare(self, spec: TrainingSpec, *, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._description = describe_environment(spec.env.id)
-        self.spec = resolve(spec, self._description, draw_seed=True)
+        self.spec = resolve(spec, describe_environment(spec.env.id), draw_seed=True)
         assert self.spec.seed is not None
         self._components: Components = build(self.spec, self.spec.seed)
+        self._observation_space = observation_space_of(self.spec.env)
         self._position = Position()
         self.resumed: Resumability | None = None
         environment = self._components.environment

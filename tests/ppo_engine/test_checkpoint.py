@@ -42,11 +42,20 @@ def test_equal_numbers_give_equal_bytes_whatever_the_order_of_their_names() -> N
     assert serialized(arrays) == serialized(backwards)
 
 
-def test_arrays_that_are_not_contiguous_are_written_as_they_read(tmp_path: Path) -> None:
-    matrix = np.arange(6.0).reshape(2, 3)
-    (tmp_path / "arrays").write_bytes(serialized({"t": matrix.T, "flags": np.array([True, False])}))
-    assert read_arrays(tmp_path / "arrays")["t"].tolist() == matrix.T.tolist()
-    assert read_arrays(tmp_path / "arrays")["flags"].tolist() == [True, False]
+def test_arrays_of_any_shape_and_layout_are_read_as_they_were(tmp_path: Path) -> None:
+    arrays = {
+        "transposed": np.arange(6.0).reshape(2, 3).T,
+        "flags": np.array([True, False]),
+        "scalar": np.array(2**40),
+        "empty": np.zeros((0, 3), dtype=np.float32),
+    }
+    (tmp_path / "arrays").write_bytes(serialized(arrays))
+    for name, array in read_arrays(tmp_path / "arrays").items():
+        assert (array.shape, array.dtype, array.tolist()) == (
+            arrays[name].shape,
+            arrays[name].dtype,
+            arrays[name].tolist(),
+        )
 
 
 @pytest.mark.parametrize("name", ["policy.safetensors", "state.json"])

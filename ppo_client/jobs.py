@@ -4,8 +4,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Literal, Self
 
-from pydantic import BaseModel
-
 from ppo_client.checkpoints import CheckpointHandle
 from ppo_client.errors import NotFound, WaitTimedOut
 from ppo_client.paging import items, segment
@@ -29,13 +27,6 @@ SHORTEST_POLL_SECONDS = 0.25
 """Between two polls of a service that answers at once instead of holding the answer back."""
 
 CheckpointLabel = Literal["best", "latest", "final"]
-
-
-class EventPage(BaseModel):
-    """A page of the ledger; its events are numbered, so it needs no ids."""
-
-    data: list[LedgerEvent]
-    has_more: bool
 
 
 class JobHandle:
@@ -97,12 +88,8 @@ class JobHandle:
 
     def events(self, *, after: int = 0, page_size: int = 1000) -> Iterator[LedgerEvent]:
         """The ledger from `after` to where it is now; pages are read as they are needed."""
-        while True:
-            page = self._transport.get(EventPage, f"{self._path}/events", params={"after": after, "limit": page_size})
-            yield from page.data
-            if not page.has_more or not page.data:
-                return
-            after = page.data[-1].seq
+        path, filters = f"{self._path}/events", {"limit": page_size}
+        yield from items(self._transport, Page[LedgerEvent], path, filters, after=after)
 
     def metrics(
         self, *, keys: Sequence[str] | None = None, after: int = 0, max_points: int | None = None

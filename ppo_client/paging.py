@@ -13,10 +13,14 @@ def segment(identifier: str) -> str:
 
 
 def items(
-    transport: Transport, model: type[Page[Item]], path: str, filters: Mapping[str, str | int | None] | None = None
+    transport: Transport,
+    model: type[Page[Item]],
+    path: str,
+    filters: Mapping[str, str | int | None] | None = None,
+    *,
+    after: str | int | None = None,
 ) -> Iterator[Item]:
-    """The things of a list; its pages are read as they are needed."""
-    after: str | None = None
+    """The things of a list behind `after`; its pages are read as they are needed."""
     while True:
         page = transport.get(model, path, params={**(filters or {}), "after": after})
         yield from page.data

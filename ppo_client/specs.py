@@ -119,7 +119,7 @@ def _suggestion(path: str) -> str:
     if parent in known and not any(candidate.startswith(f"{parent}.") for candidate in known):
         return ""
     same_name = [candidate for candidate in known if candidate.rpartition(".")[2] == last]
-    similar_name = get_close_matches(last, {candidate.rpartition(".")[2] for candidate in known}, n=2, cutoff=0.75)
+    similar_name = get_close_matches(last, {candidate.rpartition(".")[2] for candidate in known}, n=2, cutoff=0.8)
     similar = [candidate for name in similar_name for candidate in known if candidate.rpartition(".")[2] == name]
     matches = same_name or similar or get_close_matches(path, known, n=2)
     return f"; did you mean {' or '.join(dict.fromkeys(matches))}?" if matches else ""

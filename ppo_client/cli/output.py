@@ -115,6 +115,12 @@ def printable(text: str) -> str:
     return "".join(character if character >= " " and not "\x7f" <= character <= "\x9f" else "�" for character in text)
 
 
+def sentence(text: str) -> str:
+    """The text with a capital letter at its start, without a stop at its end, so that more may follow."""
+    is_name = "_" in text.partition(" ")[0]
+    return printable(text if is_name else text[:1].upper() + text[1:]).rstrip(".")
+
+
 def count(number: int) -> str:
     return f"{number:,}"
 

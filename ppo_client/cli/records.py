@@ -101,4 +101,4 @@ def logs(*, job_id: str, attempt: int | None, as_json: bool) -> None:
         click.echo(f"{handle.id} has written nothing in attempt {chunk.attempt}.", err=True)
     is_terminal = sys.stdout.isatty()
     for line in chunk.text.splitlines():
-        click.echo(printable(line.replace("\t", "        ")) if is_terminal else line)
+        click.echo(printable(line.expandtabs()) if is_terminal else line, color=True)

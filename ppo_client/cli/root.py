@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ppo_client.cli.output import printable
+from ppo_client.cli.output import printable, sentence
 from ppo_client.cli.session import Session
 from ppo_client.errors import (
     ClientError,
@@ -157,17 +157,16 @@ def exit_code(error: ClientError) -> int:
 
 def in_words(error: ClientError) -> str:
     """One sentence, with what to do about it, and below it each fault on its own line."""
-    sentence = error.detail if isinstance(error, ProblemError) else str(error)
-    sentence = sentence[:1].upper() + sentence[1:].rstrip(".")
+    words = sentence(error.detail if isinstance(error, ProblemError) else str(error))
     if isinstance(error, ProblemError) and error.errors:
         return "\n".join(["The request is not valid:", *(f"  {printable(str(fault))}" for fault in error.errors)])
     if isinstance(error, ServiceUnreachable):
-        sentence += "; start one with `ppo up`, or set PPO_API_URL"
+        words += "; start one with `ppo up`, or set PPO_API_URL"
     elif isinstance(error, NotAuthorised):
-        sentence += "; set PPO_API_KEY, or PPO_DATA_DIR to the service's directory"
+        words += "; set PPO_API_KEY, or PPO_DATA_DIR to the service's directory"
     elif isinstance(error, ServerFailed) and error.request_id:
-        sentence += f" (request {error.request_id})"
-    return printable(sentence) + "."
+        words += f" (request {error.request_id})"
+    return words + "."
 
 
 def main() -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from ppo_client.cli.output import sentence
+
 if TYPE_CHECKING:
     from ppo_client.client import Client
     from ppo_client.errors import ClientError
@@ -19,6 +21,7 @@ UNREACHABLE_SECONDS = 3.0
 """A person at a terminal wants to know soon."""
 QUIET_SECONDS = 4.0
 """Shorter interruptions are not worth a word."""
+REPEAT_SECONDS = 60.0
 
 
 def _say(notice: str) -> None:
@@ -32,15 +35,15 @@ class Session:
     url: str | None
     say: Callable[[str], None] = _say
     """Where notices go: to stderr, or above a live display."""
-    _waiting_since: dict[str, float] = field(default_factory=dict, repr=False)
+    _silent_until: dict[str, float] = field(default_factory=dict, repr=False)
 
     def notice_retry(self, cause: "ClientError") -> None:
-        """Say why there is nothing to see, each time that this has lasted for a while."""
-        notice = str(cause).partition("\n")[0]
-        since = self._waiting_since.setdefault(notice, time.monotonic())
-        if time.monotonic() - since > QUIET_SECONDS:
-            self._waiting_since.clear()
-            self.say(f"{notice} Trying again …")
+        """Say why there is nothing to see, once it has lasted for a while, and again now and then."""
+        notice = sentence(str(cause).partition("\n")[0])
+        now = time.monotonic()
+        if now >= self._silent_until.setdefault(notice, now + QUIET_SECONDS):
+            self._silent_until[notice] = now + REPEAT_SECONDS
+            self.say(f"{notice}; trying again …")
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")

@@ -3,6 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from ppo_client import Client, NotFound, ServiceUnreachable, UnexpectedAnswer
+from ppo_jobs.schemas import LedgerEvent, Page
 from ppo_jobs.states import JobStatus
 from tests.ppo_client.stub import (
     DROPPED,
@@ -31,7 +32,8 @@ def streaming(stream: Callable[[Request], Answer]) -> Callable[[Request], Answer
             return stream(request)
         if request.path.endswith("/events"):
             rest = LEDGER[int(request.query["after"]) :]
-            return as_json({"data": [event.model_dump(mode="json") for event in rest], "has_more": False})
+            page = Page[LedgerEvent](data=rest, has_more=False, first_id=None, last_id=None)
+            return as_json(page.model_dump(mode="json"))
         return job_answer(ENDED)
 
     return reply

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 from benchmarks.record import RESULTS, Record, append, machine, run_module, table, versions
+from ppo_engine.spec import TrainingSpec
 
 Contestant: TypeAlias = Literal["ours", "sb3", "raw"]
 
@@ -48,12 +49,9 @@ TASKS = {
 }
 
 
-def train_ours(task: Task, seed: int) -> Record:
-    """Steps per second of our engine after its first iteration, and the return that it reached."""
-    from ppo_engine.spec import TrainingSpec
-    from ppo_engine.trainer import Trainer
-
-    spec = TrainingSpec.model_validate(
+def training_spec(task: Task, seed: int) -> TrainingSpec:
+    """The task as our engine takes it."""
+    return TrainingSpec.model_validate(
         {
             "preset": "default",
             "env": {"id": task.env_id, "n_envs": task.n_envs},
@@ -63,7 +61,13 @@ def train_ours(task: Task, seed: int) -> Record:
             "seed": seed,
         }
     )
-    trainer = Trainer(spec, threads=1)
+
+
+def train_ours(task: Task, seed: int) -> Record:
+    """Steps per second of our engine after its first iteration, and the return that it reached."""
+    from ppo_engine.trainer import Trainer
+
+    trainer = Trainer(training_spec(task, seed), threads=1)
     started, before, reached = 0.0, 0, float("nan")
     for progress in trainer.iterations():
         if not started:

@@ -194,13 +194,16 @@ class JobPatch(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
-    metadata: Annotated[
-        dict[
-            Annotated[str, StringConstraints(min_length=1, max_length=64)],
-            Annotated[str, StringConstraints(max_length=512)],
-        ],
-        Field(max_length=16),
-    ] | None = None
+    metadata: (
+        Annotated[
+            dict[
+                Annotated[str, StringConstraints(min_length=1, max_length=64)],
+                Annotated[str, StringConstraints(max_length=512)],
+            ],
+            Field(max_length=16),
+        ]
+        | None
+    ) = None
 
 
 class CheckpointPatch(BaseModel):
@@ -258,4 +261,3 @@ class Health(WireModel):
     status: Literal["ok", "unavailable"]
     version: str
     checks: dict[str, str] = {}
-

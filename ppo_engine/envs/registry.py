@@ -17,6 +17,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec as Registration
 from gymnasium.wrappers import TimeLimit
 
+from ppo_engine.envs.arguments import Schema, checked_kwargs, kwargs_schema
 from ppo_engine.envs.box2d import with_fresh_worlds
 from ppo_engine.errors import UnknownEnvironment
 from ppo_engine.spec import EnvSpec
@@ -67,7 +68,8 @@ def make_environment(env: EnvSpec) -> gymnasium.Env[Any, Any]:
 def make_unlimited(env: EnvSpec) -> gymnasium.Env[Any, Any]:
     """As `make_environment`, for a caller that cuts episodes at `episode_limit` itself."""
     registration = replace(find_environment(env.id).registration, order_enforce=False)
-    made = gymnasium.make(registration, max_episode_steps=-1, disable_env_checker=True, **env.kwargs)
+    kwargs = checked_kwargs(env.id, argument_schema(env.id), env.kwargs) if env.kwargs else {}
+    made = gymnasium.make(registration, max_episode_steps=-1, disable_env_checker=True, **kwargs)
     return with_fresh_worlds(made)
 
 
@@ -76,6 +78,12 @@ def episode_limit(env: EnvSpec) -> int | None:
     if env.max_episode_steps is not None:
         return env.max_episode_steps
     return find_environment(env.id).registration.max_episode_steps
+
+
+@lru_cache(maxsize=1024)
+def argument_schema(env_id: str) -> Schema:
+    """The JSON Schema of `EnvSpec.kwargs` for an environment. Raises UnknownEnvironment."""
+    return kwargs_schema(find_environment(env_id).registration)
 
 
 @lru_cache(maxsize=8)

@@ -25,10 +25,10 @@ from ppo_engine.envs.snapshots import (
     set_random_state,
 )
 from ppo_engine.envs.spaces import Action, NotInSpace, ObservationEncoder, action_space_of
-from ppo_engine.envs.vector import EXACT, EnvironmentState, Resumability, Step, Vectorization, allocate_step, seed_of
-from ppo_engine.envs.watchdog import IDLE, Watchdog
+from ppo_engine.envs.vector import EXACT, EnvironmentState, Resumability, Step, Vectorization, allocate_step
+from ppo_engine.envs.watchdog import IDLE, Watch, Watchdog
 from ppo_engine.errors import EngineError, EnvironmentFailed, EnvironmentFault, EnvironmentPlace, InvalidObservation
-from ppo_engine.spec import EnvSpec
+from ppo_engine.spec import EnvSpec, InvalidSpec
 
 log = logging.getLogger(__name__)
 
@@ -46,27 +46,29 @@ class SyncVectorEnvironment:
     def __init__(
         self,
         env: EnvSpec,
-        seeds: Sequence[np.random.SeedSequence],
+        seeds: Sequence[int],
         *,
         first_index: int = 0,
         buffers: Step | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Makes the environments; none is reset yet.
 
         Args:
-            seeds: one per environment to make here; how many there are is what `env.n_envs` does not say.
+            seeds: one per environment to make here, which may be fewer than `env.n_envs`.
             first_index: the index of the first of them among all environments of the training.
             buffers: the arrays to write each step into; None: own ones.
+            watch: what notices that an environment does not come back; None: a `Watchdog`.
         """
         self.n_envs = len(seeds)
         self.resume = EXACT
         self._spec = env
-        self._seeds = [seed_of(sequence) for sequence in seeds]
+        self._seeds = list(seeds)
         self._first_index = first_index
         self._limit: float = episode_limit(env) or math.inf
         self._episodes = [0] * self.n_envs
         self._lengths = [0] * self.n_envs
-        self._watchdog = Watchdog(env.step_timeout_seconds, self._place)
+        self._watch = watch or Watchdog(env.step_timeout_seconds, self._place)
         self._make()
         self.encoder = ObservationEncoder(self._envs[0].observation_space)
         self.action_space = action_space_of(self._envs[0].action_space)
@@ -80,7 +82,7 @@ class SyncVectorEnvironment:
         with self._casting():
             for index in range(self.n_envs):
                 self._reset(index, seeded=True)
-        self._watchdog.env_index = IDLE
+        self._watch.env_index = IDLE
         self._require_finite(self._step.observations)
         return self._step.observations
 
@@ -91,7 +93,7 @@ class SyncVectorEnvironment:
         step = self._step
         with self._casting():
             ended = self._step_each(self.action_space.decode_rows(actions))
-            self._watchdog.env_index = IDLE
+            self._watch.env_index = IDLE
             self._require_finite(step.final_observations)
             step.observations[...] = step.final_observations
             if ended:
@@ -103,20 +105,20 @@ class SyncVectorEnvironment:
             self._episodes[index] += 1
             self._lengths[index] = 0
             self._reset(index)
-        self._watchdog.env_index = IDLE
+        self._watch.env_index = IDLE
         self._require_finite(self._step.observations)
 
     def _step_each(self, actions: list[Action]) -> list[int]:
         """Steps every environment, writing what comes out; the indices of those whose episode ended."""
-        lengths, rows, watchdog, limit = self._lengths, self._rows, self._watchdog, self._limit
+        lengths, rows, watch, limit = self._lengths, self._rows, self._watch, self._limit
         rewards, all_terminated, all_truncated = self._step.rewards, self._step.terminated, self._step.truncated
         encode_into = self.encoder.encode_into
-        watchdog.calls += 1
+        watch.calls += 1
         ended: list[int] = []
         index = 0
         try:
             for index, env_step in enumerate(self._steps):
-                watchdog.env_index = index
+                watch.env_index = index
                 length = lengths[index] = lengths[index] + 1
                 observation, reward, terminated, truncated, _ = env_step(actions[index])
                 if type(reward) not in NUMBERS or type(terminated) not in BOOLS or type(truncated) not in BOOLS:
@@ -136,8 +138,8 @@ class SyncVectorEnvironment:
         """Starts an episode of one environment, writing its first observation, and keeps where it began."""
         env = self._envs[index]
         self._used = True
-        self._watchdog.calls += 1
-        self._watchdog.env_index = index
+        self._watch.calls += 1
+        self._watch.env_index = index
         try:
             self._origins[index] = Origin(seeded, None if seeded else random_state(env), self._actions.step)
             observation, _ = env.reset(seed=self._seeds[index] if seeded else None)
@@ -175,13 +177,13 @@ class SyncVectorEnvironment:
                 difference = self._replay(index, episode)
             if difference is not None:
                 reasons.append(f"{self._place(index)}: {difference}")
-        self._watchdog.env_index = IDLE
+        self._watch.env_index = IDLE
         self.resume = Resumability("approximate", "; ".join(reasons[:3])) if reasons else EXACT
         return self._step.observations
 
     def close(self) -> None:
-        self._watchdog.close()
         self._end()
+        self._watch.close()
         self._envs.clear()
         self._steps.clear()
 
@@ -216,13 +218,13 @@ class SyncVectorEnvironment:
         row = self._step.observations[index]
         try:
             for action in self.action_space.decode_rows(episode.actions):
-                self._watchdog.calls += 1
+                self._watch.calls += 1
                 observation, _, terminated, truncated, _ = env.step(action)
                 if terminated or truncated:
                     return "its episode ended in the replay: a new one was begun"
                 self.encoder.encode_into(observation, row)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            if self._watchdog.expired is not None:
+            if self._watch.expired is not None:
                 raise self._fault(error, index) from error
             return f"its replay raised {type(error).__name__}: a new episode was begun"
         return None
@@ -231,11 +233,11 @@ class SyncVectorEnvironment:
         return EnvironmentPlace(self._spec.id, self._first_index + index, self._episodes[index], self._lengths[index])
 
     def _fault(self, error: BaseException, index: int) -> BaseException:
-        self._watchdog.env_index = IDLE
+        self._watch.env_index = IDLE
         if isinstance(error, EnvironmentFault):
             return error
         if isinstance(error, KeyboardInterrupt):
-            return self._watchdog.expired or error
+            return self._watch.expired or error
         if isinstance(error, NotInSpace):
             return InvalidObservation(str(error), self._place(index))
         text = "".join(traceback.format_exception(error))
@@ -258,21 +260,23 @@ class SyncVectorEnvironment:
     def _make(self) -> None:
         self._envs: list[gymnasium.Env[Any, Any]] = []
         for index in range(self.n_envs):
-            self._watchdog.calls += 1
-            self._watchdog.env_index = index
+            self._watch.calls += 1
+            self._watch.env_index = index
             try:
                 self._envs.append(make_unlimited(self._spec))
-            except EngineError:
+            except (EngineError, InvalidSpec):
                 raise
             except (Exception, SystemExit, KeyboardInterrupt) as error:
                 raise self._fault(error, index) from error
-        self._watchdog.env_index = IDLE
+        self._watch.env_index = IDLE
         self._steps: list[Callable[[Action], tuple[Any, Any, Any, Any, Any]]] = [env.step for env in self._envs]
         self._origins = [Origin(seeded=True, random_state=None, step=0)] * self.n_envs
         self._used = False
 
     def _end(self) -> None:
-        for env in self._envs:
+        for index, env in enumerate(self._envs):
+            self._watch.calls += 1
+            self._watch.env_index = index
             try:
                 env.close()
             except Exception:

@@ -120,8 +120,17 @@ def make_vector_environment(
     Raises: UnknownEnvironment, UnsupportedSpace, InvalidSpec, EnvironmentFault.
     """
     # Imported here, since these modules implement the contract that this one states.
+    from ppo_engine.envs.native import NativeVectorEnvironment
+    from ppo_engine.envs.process import ProcessVectorEnvironment
     from ppo_engine.envs.sync import SyncVectorEnvironment
 
     if len(seeds) != env.n_envs:
         raise ValueError(f"{env.n_envs} environments need as many seeds, not {len(seeds)}")
-    return SyncVectorEnvironment(env, seeds)
+    integers = [seed_of(sequence) for sequence in seeds]
+    match env.vectorization:
+        case "process":
+            return ProcessVectorEnvironment(env, integers, workers=workers)
+        case "native":
+            return NativeVectorEnvironment(env, integers)
+        case _:
+            return SyncVectorEnvironment(env, integers)

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from ppo_engine.errors import EnvironmentPlace, EnvironmentTimedOut
 
@@ -52,14 +52,26 @@ def install_timeout_handler(handler: TimeoutHandler, *, exit_when_stuck: bool) -
     _program.exit_when_stuck = exit_when_stuck
 
 
-class Watchdog:
-    """Watches one caller of environments.
+class Watch(Protocol):
+    """What a caller of environments tells about its calls."""
 
-    Attributes:
-        env_index: the environment that is being called, or IDLE; written by the owner.
-        calls: grows with each call of the owner; written by the owner.
-        expired: what was found, once an environment has exceeded the timeout.
-    """
+    env_index: int
+    """The environment that is being called, or IDLE; written by the caller."""
+    calls: int
+    """Grows with each call; written by the caller."""
+
+    @property
+    def expired(self) -> EnvironmentTimedOut | None:
+        """What was found, where this process notices by itself that an environment does not come back."""
+        ...
+
+    def close(self) -> None:
+        """Stops watching. May be called again."""
+        ...
+
+
+class Watchdog:
+    """A `Watch` of the process's own environments."""
 
     def __init__(self, timeout_seconds: float, place: Callable[[int], EnvironmentPlace]) -> None:
         """`place` tells where in its life an environment is, given its index; called in the watchdog's thread."""

@@ -119,7 +119,10 @@ def _sqlite_engine(url: str, *, durable: bool) -> Engine:
     path = make_url(url).database
     if not path or path == ":memory:":
         raise ValueError("SQLite needs a file, which several processes can share")
-    Path(path).expanduser().parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseUnavailable(f"the database's directory cannot be made: {error}") from error
     engine = create_engine(
         url, json_serializer=_encode, pool_size=5, max_overflow=5, pool_timeout=10, connect_args={"timeout": 10}
     )

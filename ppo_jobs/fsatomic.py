@@ -19,6 +19,7 @@ from queue import Empty
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, filesystem
+from kombu.transport.virtual import BrokerState
 from kombu.utils.encoding import bytes_to_str, str_to_bytes
 from kombu.utils.json import dumps, loads
 
@@ -33,15 +34,14 @@ class Channel(filesystem.Channel):
     """Messages in `queue/`, bindings of exchanges in `control/`, one file each."""
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
-        super().__init__(connection, **kwargs)
+        super().__init__(connection, **kwargs)  # type: ignore[no-untyped-call]  # kombu has no annotations.
         self.root = Path("/") / (self.connection.client.virtual_host or "")
         self._queue_directory = self.root / "queue"
         self._taken_directory = self.root / "taken"
         self._garbage_directory = self.root / "garbage"
         # Names sort by time, so that what comes in later belongs behind what was listed before.
         self._listed: dict[str, deque[str]] = {}
-        for directory in (self._queue_directory, self._taken_directory, self._garbage_directory, self.control_folder):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_directories()
         _remove_stale(self._queue_directory, pattern="*.tmp")
         _remove_stale(self._queue_directory, pattern="*.pidbox.msg")
         _remove_stale(self._taken_directory, pattern="*")
@@ -50,10 +50,21 @@ class Channel(filesystem.Channel):
     def control_folder(self) -> Path:
         return self.root / "control"
 
-    def _put(self, queue: str, payload: dict[str, Any], **kwargs: Any) -> None:  # type: ignore[override]  # kombu's bases disagree on the names.
+    def _make_directories(self) -> None:
+        """Also when somebody emptied the broker under a living worker."""
+        for directory in (self._queue_directory, self._taken_directory, self._garbage_directory, self.control_folder):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    # kombu's two base classes disagree on the names of the parameters.
+    def _put(self, queue: str, payload: dict[str, Any], **kwargs: Any) -> None:  # type: ignore[override]
         # Nanoseconds keep the order of messages that one process sends; the random part keeps two processes apart.
         name = f"{time.time_ns():020d}_{uuid.uuid4().hex}.{queue}"
-        _write_whole(self._queue_directory / f"{name}.msg", str_to_bytes(dumps(payload)))
+        path, content = self._queue_directory / f"{name}.msg", str_to_bytes(dumps(payload))
+        try:
+            _write_whole(path, content)
+        except FileNotFoundError:
+            self._make_directories()
+            _write_whole(path, content)
 
     def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
         listed = self._listed.setdefault(queue, deque())
@@ -91,10 +102,15 @@ class Channel(filesystem.Channel):
 
     def _waiting(self, queue: str) -> list[str]:
         suffix = f"{queue}.msg"
-        return sorted(name for name in os.listdir(self._queue_directory) if name.partition(".")[2] == suffix)
+        try:
+            names = os.listdir(self._queue_directory)
+        except FileNotFoundError:
+            self._make_directories()
+            return []
+        return sorted(name for name in names if name.partition(".")[2] == suffix)
 
     def get_table(self, exchange: str) -> list[Any]:
-        file = self._exchange_file(exchange)
+        file = self._exchange_file(exchange)  # type: ignore[no-untyped-call]  # As above.
         try:
             return [filesystem.exchange_queue_t(*binding) for binding in json.loads(file.read_bytes())]
         except FileNotFoundError:
@@ -118,7 +134,8 @@ class Channel(filesystem.Channel):
 
     @contextmanager
     def _changing(self, exchange: str) -> Iterator[list[Any]]:
-        file = self._exchange_file(exchange)
+        file = self._exchange_file(exchange)  # type: ignore[no-untyped-call]  # As above.
+        self._make_directories()
         with (self.control_folder / f"{exchange}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             bindings = self.get_table(exchange)
@@ -134,6 +151,11 @@ class Transport(filesystem.Transport):
     """Seconds; the delay of an idle worker's answer."""
     driver_type = SCHEME
     driver_name = SCHEME
+
+    def __init__(self, client: Any, **kwargs: Any) -> None:
+        super().__init__(client, **kwargs)  # type: ignore[no-untyped-call]  # As above.
+        # What is declared stands in the files; the base class would mix up the brokers that one process talks to.
+        self.state = BrokerState()
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -24,7 +24,7 @@ def configure_logging(settings: Settings) -> None:
 class TextFormatter(logging.Formatter):
     """`2026-11-20T14:24:00Z INFO worker.supervisor: message`; a line break in a message cannot forge a line."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
@@ -36,7 +36,7 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object per line, with what the caller passed as `extra`."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
         line = {

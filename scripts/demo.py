@@ -21,6 +21,7 @@ import httpx
 from ppo_client import Client, ClientError
 from ppo_jobs.schemas import Job
 from ppo_jobs.states import JobStatus
+from ppo_server.services import PARENT_VARIABLE
 
 PPO = str(Path(sys.executable).with_name("ppo"))
 START_SECONDS = 60
@@ -65,7 +66,12 @@ def service(folder: Path) -> Iterator[Client]:
     with (folder / "demo.log").open("wb") as log:
         # Its own session: Ctrl-C reaches the demo, which then stops the service in order.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**ENVIRONMENT, PARENT_VARIABLE: str(os.getpid())},
+            start_new_session=True,
         )
     try:
         with Client(*address(process, folder)) as client:

@@ -100,10 +100,12 @@ class Ledger:
             return False
         try:
             with self._database.write() as session:
-                self._last_seq = self._write(session, pending)
+                last_seq = self._write(session, pending)
         except DatabaseUnavailable:
             self._is_in_doubt = True
             raise
+        # Not before the commit was answered: it is what tells, in doubt, whether it happened.
+        self._last_seq = last_seq
         self._is_in_doubt = False
         self._pending = None
         self._advance(pending)

@@ -91,10 +91,11 @@ class Presence:
         while not self._stopped.wait(wait):
             wait = BEAT_SECONDS
             try:
+                with self._at_work:
+                    release_orphans(self._database, self._settings.data_dir / RUNS)
                 description = description or describe()
                 with self._at_work:
                     self._beat(description)
-                    release_orphans(self._database, self._settings.data_dir / RUNS)
             except DatabaseUnavailable as error:
                 logger.warning("the worker goes unheard: %s", error)
             except DescriptionFailed as error:

@@ -45,7 +45,7 @@ def accept(database: Database, tenant: str, spec: dict[str, Any]) -> str:
         return jobs.insert_job(session, tenant, spec=spec, resolved=resolved, wants=QueueName.CPU).id
 
 
-def eventually(condition: Callable[[], T | None], *, seconds: float = 30.0) -> T:
+def eventually(condition: Callable[[], T | None], *, seconds: float = 60.0) -> T:
     """What the condition gives once that is neither None nor False; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

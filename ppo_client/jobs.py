@@ -1,7 +1,7 @@
 """One job, as its user handles it."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Self
 
 from ppo_client.checkpoints import CheckpointHandle
@@ -55,7 +55,7 @@ class JobHandle:
 
     def refresh(self) -> Self:
         """Read the job again."""
-        self.data = self._transport.get(Job, self._path)
+        self._read()
         return self
 
     def wait(self, timeout_seconds: float | None = None) -> Self:
@@ -82,7 +82,7 @@ class JobHandle:
         """
         stream = LedgerStream(self._transport, f"{self._path}/stream", after)
         yield from stream
-        self.refresh()
+        self._read(is_patient=True)
         if self.data.last_seq > stream.last_seq:
             yield from self.events(after=stream.last_seq)
 
@@ -172,13 +172,14 @@ class JobHandle:
     def _poll(self, seconds: float) -> None:
         """One long poll: returns when something happened, or after `seconds`."""
         before, started = self.data.last_seq, time.monotonic()
-        response = self._transport.send(
-            "GET",
-            self._path,
-            params={"wait": round(seconds, 3), "after": before},
-            held_seconds=seconds,
-            is_patient=True,
-        )
-        self.data = self._transport.decode(Job, response)
+        self._read({"wait": round(seconds, 3), "after": before}, held_seconds=seconds, is_patient=True)
         if not self.is_finished:
             time.sleep(max(0.0, min(seconds, SHORTEST_POLL_SECONDS) - (time.monotonic() - started)))
+
+    def _read(
+        self, params: Mapping[str, float] | None = None, *, held_seconds: float = 0.0, is_patient: bool = False
+    ) -> None:
+        response = self._transport.send(
+            "GET", self._path, params=params, held_seconds=held_seconds, is_patient=is_patient
+        )
+        self.data = self._transport.decode(Job, response)

@@ -93,7 +93,7 @@ def workers(*, as_json: bool) -> None:
 
 def _worker_row(worker: "Worker") -> list[str]:
     state = "lost" if not worker.alive else "draining" if worker.draining else "ready"
-    devices = ", ".join(str(device.get("name") or device.get("type") or device) for device in worker.devices)
+    devices = ", ".join(str(device.get("model") or device.get("kind") or "?") for device in worker.devices)
     free = str(worker.free_slots) if worker.alive else "–"
     return [worker.id, worker.queue.value, str(worker.slots), free, state, devices, ago(worker.heartbeat_at)]
 

@@ -3,9 +3,9 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
@@ -15,12 +15,16 @@ from ppo_client.cli.session import session
 from ppo_jobs.states import JobStatus
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.table import Table
 
     from ppo_jobs.schemas import LedgerEvent
 
 LINE_SECONDS = 5.0
 """At most so often does a job say in a line how far it is."""
+
+
+BAR_WIDTH = 8
+"""At least so much is left for a bar."""
 
 
 class Display(Protocol):
@@ -74,36 +78,56 @@ class Lines:
 class Bars:
     """A bar per job, redrawn in place, with remarks scrolling by above."""
 
-    def __init__(self, jobs: Sequence[Watched], progress: "Progress") -> None:
-        self._progress = progress
-        self._is_many = len(jobs) > 1
-        self._tasks: dict[str, TaskID] = {
-            watched.handle.id: progress.add_task("", total=1.0, **_cells(watched)) for watched in jobs
-        }
+    def __init__(self, jobs: Sequence[Watched]) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._jobs = jobs
+        self._console = Console()
+        self.live = Live(console=self._console, get_renderable=self._table, refresh_per_second=6)
 
     def show(self, watched: Watched, event: "LedgerEvent | None", remark: str | None) -> None:
-        task = self._tasks[watched.handle.id]
-        self._progress.update(task, completed=watched.fraction, **_cells(watched))
         if remark and event is not None and watched.status not in (JobStatus.QUEUED, JobStatus.SUCCEEDED):
-            label = f"{watched.label}: " if self._is_many else ""
-            self._progress.console.print(printable(f"{label}{remark}"), markup=False, highlight=False, soft_wrap=True)
+            self.say(f"{watched.label}: {remark}" if len(self._jobs) > 1 else remark)
+
+    def say(self, text: str) -> None:
+        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+    def _table(self) -> "Table":
+        """A row per job, with as many columns as the terminal has room for at this moment."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        rows = [_cells(watched) for watched in self._jobs]
+        widths = fitting_widths(rows, self._console.width)
+        label, *beside = widths
+        table = Table.grid(padding=(0, 1, 0, 0), expand=True)
+        table.add_column(no_wrap=True, width=widths[label])
+        table.add_column(ratio=1)
+        for name in beside:
+            table.add_column(no_wrap=True, width=widths[name], justify="left" if name == "state" else "right")
+        for watched, row in zip(self._jobs, rows, strict=True):
+            colour = STATUS_COLOURS[watched.status.value]
+            bar = ProgressBar(total=1.0, completed=watched.fraction, complete_style=colour, finished_style=colour)
+            texts = [Text(row[name], style=colour if name == "state" else "") for name in beside]
+            table.add_row(Text(row[label]), bar, *texts)
+        return table
 
 
 @contextmanager
-def opened_display(jobs: Sequence[Watched], *, as_json: bool) -> Iterator[Display]:
-    """The display that suits who reads stdout."""
-    if as_json:
-        yield JSONLines()
-    elif not sys.stdout.isatty():
+def opened_display(jobs: Sequence[Watched]) -> Iterator[Display]:
+    """The display that suits who reads stdout: bars on a terminal, else lines."""
+    if not sys.stdout.isatty():
         yield Lines(jobs)
-    else:
-        here = session()
-        with _progress(jobs) as progress:
-            before, here.say = here.say, lambda text: progress.console.print(printable(text), style="yellow")
-            try:
-                yield Bars(jobs, progress)
-            finally:
-                here.say = before
+        return
+    here, bars = session(), Bars(jobs)
+    before, here.say = here.say, bars.say
+    try:
+        with bars.live:
+            yield bars
+    finally:
+        here.say = before
 
 
 def progress_in_words(watched: Watched) -> str:
@@ -123,8 +147,8 @@ def progress_in_words(watched: Watched) -> str:
     return "  ".join(parts)
 
 
-def _cells(watched: Watched) -> dict[str, Any]:
-    """The texts of a bar's columns."""
+def _cells(watched: Watched) -> dict[str, str]:
+    """The texts beside a bar."""
     is_running = watched.status == JobStatus.RUNNING
     state = "" if is_running else watched.status.value
     if watched.status == JobStatus.QUEUED and watched.waiting_for:
@@ -133,31 +157,27 @@ def _cells(watched: Watched) -> dict[str, Any]:
         "label": printable(watched.label),
         "percent": percent(watched.fraction),
         "steps": f"{count(watched.timesteps)} / {count(watched.total)}",
-        "mean_return": f"return {decimal(watched.mean_return)}" if watched.metrics else "",
+        "return": f"return {decimal(watched.mean_return)}" if watched.metrics else "",
         "speed": f"{count(round(watched.fps))} steps/s" if is_running and watched.fps else "",
         "left": f"{duration(watched.eta_seconds)} left" if is_running and watched.eta_seconds is not None else "",
         "state": printable(state),
-        "colour": STATUS_COLOURS[watched.status.value],
     }
 
 
-def _progress(jobs: Sequence[Watched]) -> "Progress":
-    """The bars, with as many columns as the terminal has room for."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-    from rich.table import Column
+def fitting_widths(rows: Sequence[Mapping[str, str]], width: int) -> dict[str, int]:
+    """The columns that a terminal of this width has room for beside the bars, in their order, and their widths.
 
-    console = Console()
-    room = console.width - max((len(watched.label) for watched in jobs), default=0)
+    Label, percentage and state are always there, the long ones cut; the others in the order of what people ask first.
+    """
+    from rich.cells import cell_len
 
-    def text(name: str, *, align: str = "right") -> TextColumn:
-        column = Column(no_wrap=True, justify="right" if align == "right" else "left")
-        return TextColumn(f"{{task.fields[{name}]}}", markup=False, table_column=column)
-
-    columns = [text("label", align="left"), BarColumn(bar_width=None, table_column=Column(ratio=1)), text("percent")]
-    for name, needed in (("mean_return", 34), ("left", 48), ("steps", 70), ("speed", 86)):
-        if room >= needed:
-            columns.append(text(name))
-    state = Column(no_wrap=True, overflow="ellipsis")
-    columns.append(TextColumn("[{task.fields[colour]}]{task.fields[state]}", table_column=state))
-    return Progress(*columns, console=console, expand=True, refresh_per_second=8)
+    widths = {name: max(cell_len(row[name]) for row in rows) for name in rows[0]}
+    widths["label"] = min(widths["label"], max(8, width // 3))
+    widths["state"] = min(widths["state"], max(9, width // 3))
+    shown = {"label", "percent", "state"}
+    room = width - BAR_WIDTH - 1 - sum(widths[name] + 1 for name in shown)
+    for name in ("return", "left", "steps", "speed"):
+        if widths[name] + 1 <= room:
+            shown.add(name)
+            room -= widths[name] + 1
+    return {name: widths[name] for name in widths if name in shown and widths[name]}

@@ -110,8 +110,7 @@ class Watched:
     def waiting_for(self) -> str:
         """Why a queued job does not run yet, in words."""
         queue = self.handle.data.queue
-        position = f"position {queue.position}" if queue.position else ""
-        return "; ".join(part for part in (position, queue.reason) if part)
+        return queue.reason or (f"position {queue.position}" if queue.position else "")
 
     def apply(self, event: "LedgerEvent") -> str | None:
         """Take over what an event says; returns what of it is worth a line of its own."""

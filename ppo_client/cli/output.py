@@ -126,10 +126,12 @@ def count(number: int) -> str:
 
 
 def decimal(number: float | None) -> str:
-    """Four significant digits, or one decimal where there are as many before the point: 187.3, 0.0003, 1,234.5."""
+    """Four significant digits, and every digit before the point: 0.0003, 21.12, 187.3, 12,345."""
     if number is None:
         return "–"
-    return f"{number:,.1f}" if abs(number) >= 100 else f"{number:.4g}"
+    if abs(number) >= 1000:
+        return f"{number:,.0f}"
+    return f"{number:.1f}" if abs(number) >= 100 else f"{number:.4g}"
 
 
 def percent(fraction: float) -> str:

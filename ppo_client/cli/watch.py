@@ -1,6 +1,7 @@
 """Looking on while jobs train."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +11,7 @@ from ppo_client.cli.following import Watched, follow
 from ppo_client.cli.jobs import chosen_jobs
 from ppo_client.cli.output import count, decimal, duration
 from ppo_client.cli.session import json_option, open_client
+from ppo_client.errors import ServiceUnavailable, ServiceUnreachable
 from ppo_jobs.states import JobStatus
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ def watch(*, job_ids: tuple[str, ...], group: str | None, after: int, as_json: b
         handles = chosen_jobs(client, job_ids, group, only_open=False)
         if as_json:
             jobs = [Watched(handle) for handle in handles]
-            _look_on(jobs, JSONLines(), after=[after] * len(jobs))
+            with _detaching(jobs):
+                _look_on(jobs, JSONLines(), after=[after] * len(jobs))
         else:
             watch_jobs(handles)
     if not as_json:
@@ -45,32 +48,37 @@ def watch(*, job_ids: tuple[str, ...], group: str | None, after: int, as_json: b
 def watch_jobs(handles: "Sequence[JobHandle]", *, is_silent: bool = False) -> None:
     """Show the jobs until all have ended; Ctrl-C says that they go on, and ends the command."""
     jobs = [Watched(handle) for handle in handles if not handle.is_finished]
-    if not jobs:
-        return
     after = [watched.handle.data.last_seq for watched in jobs]
-    if is_silent:
-        _look_on(jobs, Silence(), after=after)
-        return
-    with opened_display(jobs, as_json=False) as display:
+    with _detaching(jobs), nullcontext(Silence()) if is_silent else opened_display(jobs) as display:
         _look_on(jobs, display, after=after)
 
 
-def _look_on(jobs: Sequence[Watched], display: Display, *, after: Sequence[int]) -> None:
+@contextmanager
+def _detaching(jobs: Sequence[Watched]) -> Iterator[None]:
+    """Say that the jobs go on when the block is interrupted, after everything in it has been closed."""
     try:
-        for update in follow([watched.handle for watched in jobs], after=after):
-            if update is None:
-                for watched in jobs:
-                    _note_time(watched, display)
-                continue
-            watched = jobs[update.index]
-            if update.event is None:
-                watched.read()
-                display.show(watched, None, None)
-            else:
-                display.show(watched, update.event, watched.apply(update.event))
+        yield
     except KeyboardInterrupt:
-        _say_detached(jobs)
+        open_ids = [watched.handle.id for watched in jobs if not watched.handle.is_finished]
+        if open_ids:
+            ids = " ".join(open_ids)
+            click.echo(f"\nDetached; {ids} {'goes' if len(open_ids) == 1 else 'go'} on.", err=True)
+            click.echo(f"Look again: ppo watch {ids}\nEnd:        ppo cancel {ids}", err=True)
         raise
+
+
+def _look_on(jobs: Sequence[Watched], display: Display, *, after: Sequence[int]) -> None:
+    for update in follow([watched.handle for watched in jobs], after=after):
+        if update is None:
+            for watched in jobs:
+                _note_time(watched, display)
+            continue
+        watched = jobs[update.index]
+        if update.event is None:
+            watched.read()
+            display.show(watched, None, None)
+        else:
+            display.show(watched, update.event, watched.apply(update.event))
 
 
 def _note_time(watched: Watched, display: Display) -> None:
@@ -78,16 +86,11 @@ def _note_time(watched: Watched, display: Display) -> None:
     if watched.handle.is_finished:
         return
     if watched.status == JobStatus.QUEUED:
-        watched.handle.refresh()
-        watched.read()
+        # During an outage the job's stream decides how long to wait for the service.
+        with suppress(ServiceUnreachable, ServiceUnavailable):
+            watched.handle.refresh()
+            watched.read()
     display.show(watched, None, None)
-
-
-def _say_detached(jobs: Sequence[Watched]) -> None:
-    ids = " ".join(watched.handle.id for watched in jobs if not watched.handle.is_finished)
-    verb = "goes" if " " not in ids else "go"
-    click.echo(f"\nDetached; {ids} {verb} on.", err=True)
-    click.echo(f"Look again: ppo watch {ids}\nEnd:        ppo cancel {ids}", err=True)
 
 
 def result_in_words(job: "Job") -> str:

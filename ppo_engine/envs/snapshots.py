@@ -48,6 +48,7 @@ class SavedEpisode:
 
     number: int
     length: int
+    seed: int
     origin: Origin
     random_state_now: RandomState | None
     observation: NDArray[np.float32]
@@ -110,6 +111,7 @@ def saved_episode(state: EnvironmentState, env_index: int) -> SavedEpisode:
         return SavedEpisode(
             number=int(cast(int, state[f"{prefix}/episode"])),
             length=int(cast(int, state[f"{prefix}/length"])),
+            seed=int(cast(int, state[f"{prefix}/seed"])),
             origin=Origin(bool(state[f"{prefix}/seeded"]), began, step=0),
             random_state_now=random_state_from_json(state[f"{prefix}/random_state_now"]),
             observation=cast(NDArray[np.float32], state[f"{prefix}/observation"]),

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -32,6 +33,7 @@ from ppo_engine.spec import EnvSpec, InvalidSpec
 
 log = logging.getLogger(__name__)
 
+CLOSE_SECONDS = 2.0
 NO_CONTEXT = nullcontext()
 NUMBERS = frozenset({float, int, np.float64, np.float32, np.int64, np.int32})
 BOOLS = frozenset({bool, np.bool_})
@@ -69,6 +71,8 @@ class SyncVectorEnvironment:
         self._episodes = [0] * self.n_envs
         self._lengths = [0] * self.n_envs
         self._watch = watch or Watchdog(env.step_timeout_seconds, self._place)
+        self._envs: list[gymnasium.Env[Any, Any]] = []
+        self._steps: list[Callable[[Action], tuple[Any, Any, Any, Any, Any]]] = []
         self._make()
         self.encoder = ObservationEncoder(self._envs[0].observation_space)
         self.action_space = action_space_of(self._envs[0].action_space)
@@ -153,6 +157,7 @@ class SyncVectorEnvironment:
             prefix = f"env/{self._first_index + index}"
             state[f"{prefix}/episode"] = self._episodes[index]
             state[f"{prefix}/length"] = self._lengths[index]
+            state[f"{prefix}/seed"] = self._seeds[index]
             state[f"{prefix}/seeded"] = origin.seeded
             state[f"{prefix}/random_state"] = random_state_to_json(origin.random_state)
             state[f"{prefix}/random_state_now"] = random_state_to_json(random_state(env))
@@ -172,6 +177,7 @@ class SyncVectorEnvironment:
         self._actions.load([episode.actions for episode in episodes])
         reasons: list[str] = []
         for index, episode in enumerate(episodes):
+            self._seeds[index] = episode.seed
             self._episodes[index], self._lengths[index] = episode.number, episode.length
             with self._casting():
                 difference = self._replay(index, episode)
@@ -182,10 +188,10 @@ class SyncVectorEnvironment:
         return self._step.observations
 
     def close(self) -> None:
-        self._end()
         self._watch.close()
-        self._envs.clear()
-        self._steps.clear()
+        self._end()
+        self._envs = []
+        self._steps = []
 
     def _replay(self, index: int, episode: SavedEpisode) -> str | None:
         """Brings a fresh environment to where an episode was saved; where that fails to be exact, the reason."""
@@ -258,7 +264,7 @@ class SyncVectorEnvironment:
             raise InvalidObservation(f"reward is {self._step.rewards[index]}", self._place(index))
 
     def _make(self) -> None:
-        self._envs: list[gymnasium.Env[Any, Any]] = []
+        self._envs = []
         for index in range(self.n_envs):
             self._watch.calls += 1
             self._watch.env_index = index
@@ -269,19 +275,25 @@ class SyncVectorEnvironment:
             except (Exception, SystemExit, KeyboardInterrupt) as error:
                 raise self._fault(error, index) from error
         self._watch.env_index = IDLE
-        self._steps: list[Callable[[Action], tuple[Any, Any, Any, Any, Any]]] = [env.step for env in self._envs]
+        self._steps = [env.step for env in self._envs]
         self._origins = [Origin(seeded=True, random_state=None, step=0)] * self.n_envs
         self._used = False
 
     def _end(self) -> None:
-        for index, env in enumerate(self._envs):
-            self._watch.calls += 1
-            self._watch.env_index = index
-            try:
-                env.close()
-            except Exception:
-                # What an environment does when it is closed changes nothing that was learned.
-                log.warning("%s could not be closed", self._spec.id, exc_info=True)
+        # In a thread, since an environment that hangs now changes nothing that was learned.
+        closing = threading.Thread(target=_close_all, args=(self._envs,), daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)
+        if closing.is_alive():
+            log.warning("%s did not close within %g s", self._spec.id, CLOSE_SECONDS)
+
+
+def _close_all(envs: list[gymnasium.Env[Any, Any]]) -> None:
+    for env in envs:
+        try:
+            env.close()
+        except Exception:
+            log.warning("%s could not be closed", env, exc_info=True)
 
 
 def _require_scalars(reward: Any, terminated: Any, truncated: Any) -> None:

@@ -76,7 +76,7 @@ def worker(queue: str, slots: int | None) -> None:
         if gpus == 0 or (slots or gpus) > gpus:
             raise CannotStart(f"a worker of queue cuda needs a GPU for each slot, and this machine has {gpus}")
         slots = slots or gpus
-    celery = ["celery", "--app", "worker.tasks", "worker", "--queues", queue, "--hostname", f"{queue}@%h"]
+    celery = ["celery", "--quiet", "--app", "worker.tasks", "worker", "--queues", queue, "--hostname", f"{queue}@%h"]
     pool = ["--concurrency", str(slots or settings.slots), "--loglevel", settings.log_level]
     become(*celery, *pool, "--without-gossip", "--without-mingle", "--without-heartbeat")
 

@@ -1,0 +1,206 @@
+"""A campaign of faults: kill training and worker processes at random moments, and hold the jobs to their promises.
+
+    python -m tests.faults.campaign --jobs 10 --kills 10 --env CartPole-v1 --timesteps 150000
+
+Every job runs twice on one service: undisturbed first, then again while processes are killed with SIGKILL, training
+processes and Celery's main process in turn. All jobs must succeed with the same policy, to the bit, and a whole ledger.
+The faults follow from the seed, each is printed; the last line of output is a summary as JSON.
+"""
+
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import psutil
+
+from ppo_engine.presets import resolve
+from ppo_engine.spec import TrainingSpec
+from ppo_jobs.states import TERMINAL, JobStatus
+from tests.faults.invariants import attempt_faults, ledger_faults, stream_faults
+from tests.faults.service import Service, running_service
+from tests.faults.stream import RestlessReader
+
+Target = Literal["child", "main"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run and what to break."""
+
+    jobs: int = 10
+    kills: int = 10
+    env: str = "CartPole-v1"
+    timesteps: int = 150_000
+    seed: int = 0
+    vectorization: str = "sync"
+    slots: int = 2
+    limit_seconds: float = 1800.0
+    spec: dict[str, Any] = field(default_factory=dict)
+    """Beside the environment and the timesteps."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """`PPO_…` settings of the service."""
+
+    def job(self, number: int) -> dict[str, Any]:
+        env = {"id": self.env, "vectorization": self.vectorization, **self.spec.get("env", {})}
+        ppo = {**self.spec.get("ppo", {}), "total_timesteps": self.timesteps}
+        checkpoints = {"every_timesteps": max(1, self.timesteps // 10)}
+        return {**self.spec, "env": env, "ppo": ppo, "seed": self.seed * 1000 + number, "checkpoints": checkpoints}
+
+    def iterations(self) -> int:
+        resolved = resolve(TrainingSpec.model_validate(self.job(0)))
+        batch = resolved.env.n_envs * resolved.ppo.n_steps
+        return -(-self.timesteps // batch)
+
+
+@dataclass(frozen=True)
+class Fault:
+    target: Target
+    at: float
+    """As a share of the time that the undisturbed jobs took."""
+
+
+def faults(plan: Plan) -> list[Fault]:
+    """The seed's faults in order: children and mains in equal number, spread over the first nine tenths of the time."""
+    chance = random.Random(plan.seed)
+    targets: list[Target] = ["child" if number % 2 == 0 else "main" for number in range(plan.kills)]
+    chance.shuffle(targets)
+    moments = sorted(chance.uniform(0.02, 0.9) for _ in targets)
+    return [Fault(target, at) for target, at in zip(targets, moments, strict=True)]
+
+
+def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+    """The summary; `faults_found` is empty if every promise was kept."""
+    with tempfile.TemporaryDirectory(prefix="ppo-faults-") as folder:
+        data_dir = Path(folder)
+        with running_service(data_dir, slots=plan.slots, variables=plan.variables) as service:
+            deadline = time.monotonic() + plan.limit_seconds
+            began = time.monotonic()
+            undisturbed = [service.submit(plan.job(number)) for number in range(plan.jobs)]
+            wait(service, undisturbed, deadline)
+            took = time.monotonic() - began
+            say(f"{plan.jobs} undisturbed jobs took {took:.1f} s")
+            disturbed = [service.submit(plan.job(number)) for number in range(plan.jobs)]
+            reader = RestlessReader(service.http, disturbed[0], random.Random(plan.seed + 1))
+            reader.start()
+            kills = disturb(service, plan, took, deadline, say)
+            wait(service, disturbed, deadline)
+            reader.join(60)
+            found = examine(service, plan, undisturbed, disturbed)
+            found += stream_faults(service.events(disturbed[0]), reader.sequence)
+            summary = summarize(service, plan, disturbed, kills, took)
+            service.database.dispose()
+        found += leftovers(data_dir)
+    return {**summary, "stream_cuts": reader.cuts, "faults_found": found}
+
+
+def wait(service: Service, job_ids: list[str], deadline: float) -> None:
+    """Until all of them have ended, or time is up, which `examine` then tells."""
+    while time.monotonic() < deadline:
+        if all(service.job(job_id).status in TERMINAL for job_id in job_ids):
+            return
+        time.sleep(0.5)
+
+
+def disturb(
+    service: Service, plan: Plan, took: float, deadline: float, say: Callable[[str], None]
+) -> list[tuple[Target, float]]:
+    """Kill what the plan says when it says; gives each target with the time of its death."""
+    began, done = time.monotonic(), []
+    for fault in faults(plan):
+        time.sleep(max(0.0, began + fault.at * took - time.monotonic()))
+        victim = None
+        while victim is None and time.monotonic() < deadline:
+            victim = a_victim(service, fault.target)
+            time.sleep(0.0 if victim else 0.05)
+        if victim is not None:
+            victim.kill()
+            done.append((fault.target, time.time()))
+            say(f"{time.monotonic() - began:7.2f} s  kill -9 {fault.target:5} {victim.pid}")
+    return done
+
+
+def a_victim(service: Service, target: Target) -> psutil.Process | None:
+    """A process of the kind that has work to lose."""
+    children = service.children()
+    if not children:
+        return None
+    chosen = children if target == "child" else service.celery_mains()
+    return chosen[int(time.monotonic() * 1000) % len(chosen)] if chosen else None
+
+
+def examine(service: Service, plan: Plan, undisturbed: list[str], disturbed: list[str]) -> list[str]:
+    """Every broken promise, in words."""
+    found = []
+    for number, (calm, shaken) in enumerate(zip(undisturbed, disturbed, strict=True)):
+        for name, job_id in (("undisturbed", calm), ("disturbed", shaken)):
+            job = service.job(job_id)
+            faults_of_job = ledger_faults(service.events(job_id), iterations=plan.iterations())
+            faults_of_job += attempt_faults(service.attempts(job_id))
+            if job.status is not JobStatus.SUCCEEDED:
+                faults_of_job.append(f"is {job.status}: {job.status_reason}")
+            found += [f"{name} job {number}: {fault}" for fault in faults_of_job]
+        if service.policy_sha256(calm) != service.policy_sha256(shaken):
+            found.append(f"job {number}: another policy than undisturbed")
+    return found
+
+
+def leftovers(data_dir: Path) -> list[str]:
+    """What a stopped service must not leave behind."""
+    runs = [path.name for path in (data_dir / "runs").iterdir()]
+    writing = [str(path) for path in (data_dir / "artifacts").rglob(".writing-*")]
+    return [f"left behind: {name}" for name in runs + writing]
+
+
+def summarize(
+    service: Service, plan: Plan, disturbed: list[str], kills: list[tuple[Target, float]], took: float
+) -> dict[str, Any]:
+    attempts = [service.attempts(job_id) for job_id in disturbed]
+    starts = sorted(attempt.started_at.timestamp() for of_job in attempts for attempt in of_job[1:])
+    recoveries = [next((start - at for start in starts if start > at), None) for _, at in kills]
+    measured = sorted(seconds for seconds in recoveries if seconds is not None)
+    return {
+        "env": plan.env,
+        "vectorization": plan.vectorization,
+        "timesteps": plan.timesteps,
+        "seed": plan.seed,
+        "jobs": plan.jobs,
+        "succeeded": sum(service.job(job_id).status is JobStatus.SUCCEEDED for job_id in disturbed),
+        "kills_of_children": sum(target == "child" for target, _ in kills),
+        "kills_of_celery_mains": sum(target == "main" for target, _ in kills),
+        "attempts": sum(len(of_job) for of_job in attempts),
+        "undisturbed_seconds": round(took, 1),
+        "recovery_seconds_median": round(statistics.median(measured), 2) if measured else None,
+        "recovery_seconds_max": round(measured[-1], 2) if measured else None,
+    }
+
+
+@click.command()
+@click.option("--jobs", default=10, show_default=True)
+@click.option("--kills", default=10, show_default=True, help="Half of them of children, half of Celery's main process.")
+@click.option("--env", default="CartPole-v1", show_default=True)
+@click.option("--timesteps", default=150_000, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--vectorization", default="sync", show_default=True)
+@click.option("--slots", default=2, show_default=True)
+@click.option("--limit-seconds", default=1800.0, show_default=True)
+@click.option("--database-url", help="By default SQLite in a temporary directory.")
+@click.option("--broker-url", help="By default the embedded broker.")
+def main(database_url: str | None, broker_url: str | None, **given: Any) -> None:
+    """Run one campaign; the exit status is 1 if a promise was broken."""
+    urls = {"PPO_DATABASE_URL": database_url, "PPO_BROKER_URL": broker_url}
+    plan = Plan(**given, variables={name: url for name, url in urls.items() if url is not None})
+    summary = run(plan, lambda words: print(words, flush=True))
+    print(json.dumps(summary))
+    sys.exit(1 if summary["faults_found"] else 0)
+
+
+if __name__ == "__main__":
+    main()

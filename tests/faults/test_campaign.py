@@ -1,0 +1,32 @@
+import json
+
+import pytest
+
+from tests.faults.campaign import Plan, run
+
+CARTPOLE = Plan(jobs=10, kills=10, env="CartPole-v1", timesteps=150_000)
+LONG = [
+    CARTPOLE,
+    Plan(jobs=2, kills=2, env="LunarLander-v3", timesteps=60_000),
+    Plan(jobs=2, kills=2, env="HalfCheetah-v5", timesteps=30_000),
+    Plan(jobs=2, kills=2, env="CartPole-v1", timesteps=60_000, vectorization="process"),
+]
+
+
+@pytest.mark.timeout(400)
+def test_killed_children_and_workers_cost_no_iteration_and_no_bit() -> None:
+    plan = Plan(jobs=2, kills=3, timesteps=15_000, seed=1, limit_seconds=300)
+    summary = run(plan, print)
+    assert summary["faults_found"] == []
+    assert (summary["succeeded"], summary["kills_of_children"], summary["kills_of_celery_mains"]) == (2, 2, 1)
+    assert summary["attempts"] > 2
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("plan", LONG, ids=lambda plan: f"{plan.env}-{plan.vectorization}")
+def test_the_long_campaign_breaks_no_promise(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        summary = run(plan, lambda words: print(words, flush=True))
+        print(json.dumps(summary))
+    assert summary["faults_found"] == []

@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.record import RESULTS, Record, append, machine, read, run_module, table, versions
 from ppo_engine.bundle import LoadedPolicy, load_policy
+from ppo_engine.envs.catalogue import describe_environment
 from ppo_engine.evaluate import EVALUATION_KEY, Evaluation, evaluate, mean_interval
 from ppo_engine.export import spec_sha256
 from ppo_engine.presets import resolve
@@ -55,7 +56,8 @@ TARGETS = (
 
 def preset_spec(env_id: str, seed: int) -> TrainingSpec:
     """The resolved spec of the preset alone."""
-    return resolve(TrainingSpec.model_validate({"env": {"id": env_id}, "seed": seed}))
+    asked = TrainingSpec.model_validate({"env": {"id": env_id}, "seed": seed})
+    return resolve(asked, describe_environment(env_id))
 
 
 def train_and_evaluate(spec: TrainingSpec, episodes: int) -> tuple[Evaluation, str, float]:

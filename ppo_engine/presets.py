@@ -66,10 +66,13 @@ _GENERAL: dict[str, Patch] = {
     },
 }
 
+# A preset names every field that the general defaults name, so that those never show through.
+_TANH_64: JsonValue = {"hidden_sizes": [64, 64], "activation": "tanh", "log_std_init": 0.0}
 _ZOO = "RL Baselines3 Zoo, hyperparams/ppo.yml"
 
 _LUNAR_LANDER: Patch = {
     "env": {"n_envs": 16},
+    "policy": _TANH_64,
     "ppo": {
         "total_timesteps": 1_000_000,
         "n_steps": 1024,
@@ -78,6 +81,7 @@ _LUNAR_LANDER: Patch = {
         "gamma": 0.999,
         "gae_lambda": 0.98,
         "ent_coef": 0.01,
+        "vf_coef": 0.5,
         "learning_rate": 3e-4,
     },
     "normalize": {"observations": False, "rewards": False},
@@ -88,6 +92,7 @@ _PRESETS = (
         "CartPole-v1",
         {
             "env": {"n_envs": 8},
+            "policy": _TANH_64,
             "ppo": {
                 "total_timesteps": 100_000,
                 "n_steps": 32,
@@ -96,17 +101,19 @@ _PRESETS = (
                 "gamma": 0.98,
                 "gae_lambda": 0.8,
                 "ent_coef": 0.0,
+                "vf_coef": 0.5,
                 "learning_rate": {"kind": "linear", "initial": 1e-3, "final": 0.0},
                 "clip_range": {"kind": "linear", "initial": 0.2, "final": 0.0},
             },
-            "normalize": {"observations": False, "rewards": False},
+            "normalize": {"observations": True, "rewards": False},
         },
-        _ZOO,
+        f"{_ZOO}, with normalised observations, without which one seed of eleven fell short of 500",
     ),
     Preset(
         "Acrobot-v1",
         {
             "env": {"n_envs": 16},
+            "policy": _TANH_64,
             "ppo": {
                 "total_timesteps": 300_000,
                 "n_steps": 256,
@@ -115,6 +122,7 @@ _PRESETS = (
                 "gamma": 0.99,
                 "gae_lambda": 0.94,
                 "ent_coef": 0.0,
+                "vf_coef": 0.5,
                 "learning_rate": 3e-4,
             },
             "normalize": {"observations": True, "rewards": True},
@@ -125,6 +133,7 @@ _PRESETS = (
         "MountainCar-v0",
         {
             "env": {"n_envs": 16},
+            "policy": _TANH_64,
             "ppo": {
                 "total_timesteps": 1_000_000,
                 "n_steps": 16,
@@ -133,6 +142,7 @@ _PRESETS = (
                 "gamma": 0.99,
                 "gae_lambda": 0.98,
                 "ent_coef": 0.0,
+                "vf_coef": 0.5,
                 "learning_rate": 3e-4,
             },
             "normalize": {"observations": True, "rewards": True},
@@ -143,6 +153,7 @@ _PRESETS = (
         "Pendulum-v1",
         {
             "env": {"n_envs": 8},
+            "policy": _TANH_64,
             "ppo": {
                 "total_timesteps": 100_000,
                 "n_steps": 128,
@@ -151,6 +162,7 @@ _PRESETS = (
                 "gamma": 0.95,
                 "gae_lambda": 0.95,
                 "ent_coef": 0.0,
+                "vf_coef": 0.5,
                 "learning_rate": {"kind": "linear", "initial": 1e-3, "final": 0.0},
             },
             "normalize": {"observations": True, "rewards": True},

@@ -81,6 +81,13 @@ def test_every_preset_says_where_it_comes_from(env_id: str) -> None:
     assert presets()[env_id].source
 
 
+@pytest.mark.parametrize("env_id", sorted(presets()))
+def test_a_preset_leaves_nothing_to_the_general_defaults(env_id: str) -> None:
+    resolved = resolve(spec(env_id=env_id))
+    assert resolve(spec(env_id=env_id), described("Box")) == resolved
+    assert resolve(spec(env_id=env_id), described("Discrete")) == resolved
+
+
 def test_the_default_preset_ignores_what_was_tuned() -> None:
     assert resolve(spec()).ppo.n_steps == 32
     assert resolve(spec({"preset": "default"})).ppo.n_steps == 256

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-LOG_STD_MIN = -20.0
-LOG_STD_MAX = 4.0
-_SHARPNESS = 10.0
+LOG_STD_BOUNDS = (-20.0, 4.0)
+"""Where the optimiser keeps the logarithm of a standard deviation, so that its exponential stays a useful number."""
 
 
 def categorical(logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,15 +49,6 @@ def gaussian(mean: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Te
     log_probs = -0.5 * standard.square().sum(-1) - (total_log_std + 0.5 * size * math.log(2 * math.pi))
     entropy = total_log_std + 0.5 * size * (math.log(2 * math.pi) + 1)
     return log_probs, entropy.expand(mean.shape[:-1])
-
-
-def bounded_log_std(log_std: Tensor) -> Tensor:
-    """`log_std` kept within [LOG_STD_MIN, LOG_STD_MAX] by smooth edges, so that its gradient never dies.
-
-    In float32 it is the identity from two nats inside the edges on.
-    """
-    raised = LOG_STD_MIN + F.softplus(log_std - LOG_STD_MIN, beta=_SHARPNESS)
-    return LOG_STD_MAX - F.softplus(LOG_STD_MAX - raised, beta=_SHARPNESS)
 
 
 class Distribution(Protocol):
@@ -155,10 +145,10 @@ class DiagonalGaussian:
         return generator.standard_normal((*shape, self.columns), dtype=np.float32)
 
     def sample(self, outputs: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
-        return torch.addcmul(outputs, torch.exp(bounded_log_std(log_std)), noise)
+        return torch.addcmul(outputs, torch.exp(log_std), noise)
 
     def mode(self, outputs: Tensor) -> Tensor:
         return outputs
 
     def log_probs_and_entropies(self, outputs: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        return gaussian(outputs, bounded_log_std(log_std), actions)
+        return gaussian(outputs, log_std, actions)

@@ -101,14 +101,16 @@ class Collector:
         shape = self._rewards.shape
         noise = torch.from_numpy(self.policy.distribution.noise(self.generator, shape)).to(self.policy.device)
         cut_off: list[CutOff] = []
-        for t in range(shape[0]):
+        rows = zip(noise, self._observations, self._actions, self._outputs, self._values, strict=False)
+        for t, (noise_row, seen, *columns) in enumerate(rows):
             self._see(t, self.last_observations)
-            actions, outputs, values = self.policy.act(self._observations[t], noise[t])
-            self._actions[t], self._outputs[t], self._values[t] = actions, outputs, values
-            step = self.environment.step(actions.cpu().numpy())
+            chosen = self.policy.act(seen, noise_row)
+            for column, numbers in zip(columns, chosen, strict=True):
+                column.copy_(numbers)
+            step = self.environment.step(chosen[0].cpu().numpy())
             self._store(t, step)
-            environments = np.flatnonzero(step.truncated & ~step.terminated)
-            if len(environments):
+            if step.truncated.any():
+                environments = np.flatnonzero(step.truncated & ~step.terminated)
                 cut_off.append((t, environments, step.final_observations[environments]))
         self._see(shape[0], self.last_observations)
         self._values[-1] = self.policy.values(self._observations[-1])
@@ -128,7 +130,7 @@ class Collector:
 
     def _next_values(self, cut_off: list[CutOff]) -> Tensor:
         next_values = self._values[1:].clone()
-        if cut_off:
+        if sum(len(environments) for _, environments, _ in cut_off):
             steps = np.concatenate([np.full(len(environments), t) for t, environments, _ in cut_off])
             environments = np.concatenate([environments for _, environments, _ in cut_off])
             finals = np.concatenate([rows for _, _, rows in cut_off])

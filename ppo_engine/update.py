@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ppo_engine.adam import Adam, clip_gradients
 from ppo_engine.advantages import advantages_and_returns, normalized_advantages
-from ppo_engine.distributions import bounded_log_std
 from ppo_engine.errors import TrainingDiverged
 from ppo_engine.loss import LossTerms, Minibatch, ppo_loss
 from ppo_engine.metrics import explained_variance
@@ -132,8 +131,10 @@ class Learner:
                 return False
             policy.gradients.zero_()
             term.loss.backward()
+            terms[-1] = term._replace(loss=term.loss.detach())
             norms.append(clip_gradients(policy.gradients, ppo.max_grad_norm))
             self.adam.step(policy.gradients, now.learning_rate)
+            policy.project()
         return True
 
     @torch.no_grad()
@@ -160,7 +161,7 @@ class Learner:
         if now.clip_range_vf is not None:
             metrics["train/clip_range_vf"] = now.clip_range_vf
         if self.policy.log_std.numel():
-            metrics["train/std"] = float(bounded_log_std(self.policy.log_std).exp().mean())
+            metrics["train/std"] = float(self.policy.log_std.exp().mean())
         variance = float(explained_variance(batch.values.double(), batch.returns.double()))
         if math.isfinite(variance):
             metrics["train/explained_variance"] = variance

@@ -5,13 +5,10 @@ import pytest
 import torch
 
 from ppo_engine.distributions import (
-    LOG_STD_MAX,
-    LOG_STD_MIN,
     Bernoulli,
     DiagonalGaussian,
     MultiCategorical,
     bernoulli,
-    bounded_log_std,
     categorical,
     gaussian,
     sample_categorical,
@@ -78,23 +75,6 @@ def test_gaussian_density_integrates_to_one_and_its_entropy_is_the_integral_of_s
     step = 24 / 20000
     assert float(log_density.exp().sum() * step) == pytest.approx(1.0, abs=1e-9)
     assert float(-(log_density.exp() * log_density).sum() * step) == pytest.approx(float(entropies[0]), abs=1e-9)
-
-
-@pytest.mark.parametrize("log_std", [-17.0, -3.29, 0.0, 1.0, 2.0])
-def test_log_std_is_left_as_it_is_within_its_bounds(log_std: float) -> None:
-    assert bounded_log_std(torch.tensor([log_std])).item() == pytest.approx(log_std, abs=1e-6)
-
-
-@pytest.mark.parametrize("log_std", [-1e6, -21.0, 5.0, 1e6])
-def test_log_std_never_leaves_its_bounds(log_std: float) -> None:
-    assert LOG_STD_MIN <= bounded_log_std(torch.tensor([log_std])).item() <= LOG_STD_MAX
-
-
-@pytest.mark.parametrize("log_std", [LOG_STD_MIN - 0.5, LOG_STD_MAX + 0.5])
-def test_log_std_beyond_its_bounds_still_has_a_gradient(log_std: float) -> None:
-    parameter = torch.tensor([log_std], requires_grad=True)
-    bounded_log_std(parameter).sum().backward()
-    assert parameter.grad is not None and parameter.grad.item() > 1e-3
 
 
 def test_multi_categorical_splits_its_logits_by_head_sizes_and_sums_the_heads() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from ppo_engine.envs.spaces import ActionKind, ActionSpace
-from ppo_engine.policy import Policy, orthogonal
+from ppo_engine.policy import Policy, orthogonal, tanh_for
 from ppo_engine.spec import PolicySpec
 
 SPACES: dict[ActionKind, tuple[int, ...]] = {
@@ -146,3 +146,11 @@ def test_deterministic_actions_are_the_likeliest(kind: ActionKind) -> None:
         noise = torch.from_numpy(policy.distribution.noise(np.random.default_rng(seed), (5,)))
         other, _, _ = policy.evaluate_actions(observations(), policy.act(observations(), noise)[0])
         assert (best >= other - 1e-6).all()
+
+
+def test_tanh_and_its_gradient_are_those_of_torch() -> None:
+    x = torch.linspace(-12, 12, 1001, requires_grad=True)
+    ours, theirs = tanh_for(torch.device("cpu"))(x), torch.tanh(x)
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=0)
+    gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in (ours, theirs)]
+    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-7)

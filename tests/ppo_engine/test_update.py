@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from ppo_engine.adam import Adam
+from ppo_engine.envs.spaces import ActionSpace
 from ppo_engine.errors import TrainingDiverged
 from ppo_engine.loss import Minibatch
 from ppo_engine.policy import Policy
@@ -190,3 +192,22 @@ def test_explained_variance_is_absent_where_all_returns_are_alike() -> None:
     assert "train/explained_variance" in learner.update(batch, NOW)
     constant = batch._replace(returns=torch.ones_like(batch.returns))
     assert "train/explained_variance" not in learner.update(constant, NOW)
+
+
+@pytest.mark.parametrize(("start", "bound", "sign"), [(-25.0, -20.0, 1.0), (9.0, 4.0, -1.0)])
+def test_log_std_is_brought_back_into_its_bounds_and_can_leave_their_edge(
+    start: float, bound: float, sign: float
+) -> None:
+    """Actions at the mean want a smaller deviation, others a larger one; at an edge the gradient is alive."""
+    space = ActionSpace("box", (1,), (1,), np.dtype(np.float32))
+    policy = Policy(PolicySpec(hidden_sizes=(8,)), 2, space, generator=np.random.default_rng(0))
+    policy.log_std.data.fill_(start)
+    policy.project()
+    assert policy.log_std.item() == bound
+    adam = Adam(policy.flat)
+    actions = torch.full((4, 1), 3.0 if sign > 0 else 0.0)
+    log_probs, _, _ = policy.evaluate_actions(torch.zeros(4, 2), actions)
+    (-log_probs.mean()).backward()
+    adam.step(policy.gradients.clamp(-1.0, 1.0), 0.01)
+    policy.project()
+    assert sign * (policy.log_std.item() - bound) > 0

@@ -48,6 +48,8 @@ def watch(*, job_ids: tuple[str, ...], group: str | None, after: int, as_json: b
 def watch_jobs(handles: "Sequence[JobHandle]", *, is_silent: bool = False) -> None:
     """Show the jobs until all have ended; Ctrl-C says that they go on, and ends the command."""
     jobs = [Watched(handle) for handle in handles if not handle.is_finished]
+    if not jobs:
+        return
     after = [watched.handle.data.last_seq for watched in jobs]
     with _detaching(jobs), nullcontext(Silence()) if is_silent else opened_display(jobs) as display:
         _look_on(jobs, display, after=after)

@@ -123,6 +123,9 @@ def test_a_terminal_sees_a_bar_that_grows_and_at_last_the_result(
     assert "━" in output
     assert "100 / 100" in output
     assert f"{job.id} succeeded after 100 timesteps" in output
+    later, code = on_terminal(["watch", job.id], environment, width=100)
+    assert code == 0
+    assert output.endswith(later)
 
 
 def test_bars_keep_what_matters_most_as_the_terminal_shrinks() -> None:

@@ -115,6 +115,5 @@ IdempotencyKey = Annotated[
         pattern=r"^[\x20-\x7e]+$",
         description="Any text that is new for each new intent: whatever is sent again under it takes effect once, "
         "and is answered as it was the first time. Kept for at least a day.",
-        examples=["6d1f6a3e-4c0e-4b1c-9c5b-7a3f0d9e2b11"],
     ),
 ]

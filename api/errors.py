@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from api.pointers import body_faults
 from ppo_engine.spec import InvalidSpec
@@ -116,7 +117,17 @@ async def _from_http(request: Request, error: Any) -> JSONResponse:
             request, error.status_code, error.code, error.detail, errors=error.errors, headers=error.headers
         )
     code = _CODES.get(error.status_code, HTTPStatus(error.status_code).name.lower())
-    return _problem(request, error.status_code, code, _sentence(request, error), headers=error.headers)
+    headers = error.headers
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers = {"Allow": ", ".join(_methods_at(request.app, request.url.path))}
+    return _problem(request, error.status_code, code, _sentence(request, error), headers=headers)
+
+
+def _methods_at(app: FastAPI, path: str) -> list[str]:
+    """Every method of a path; routing itself stops at the first route that has the path, and names only its methods."""
+    documented = app.openapi()["paths"].items()
+    found = [methods for template, methods in documented if compile_path(template)[0].fullmatch(path)]
+    return sorted({method.upper() for methods in found for method in methods}) or ["GET"]
 
 
 def _sentence(request: Request, error: HTTPException) -> str:

@@ -45,6 +45,10 @@ class Streams:
         self._open[tenant_id] += 1
         return LedgerStream(self, tenant_id, job, after)
 
+    @property
+    def open_count(self) -> int:
+        return self._open.total()
+
     def closed(self, tenant_id: str) -> None:
         self._open[tenant_id] -= 1
         if not self._open[tenant_id]:

@@ -53,7 +53,7 @@ class Tail:
         self.is_deleted = False
         self.followers = 0
         self._frames: deque[Frame] = deque()
-        self._kept_bytes = 0
+        self.kept_bytes = 0
         self._changed = asyncio.Event()
 
     def has_ended(self, after: int) -> bool:
@@ -71,10 +71,10 @@ class Tail:
         """Add what the ledger has got, and wake every follower if anything is new; no status: the job is gone."""
         for new in frames:
             self._frames.append(new)
-            self._kept_bytes += len(new.content)
+            self.kept_bytes += len(new.content)
             self.last_seq = new.seq
-        while self._kept_bytes > KEPT_BYTES:
-            self._kept_bytes -= len(self._frames.popleft().content)
+        while self.kept_bytes > KEPT_BYTES:
+            self.kept_bytes -= len(self._frames.popleft().content)
         is_changed = bool(frames)
         if status is None:
             self.is_deleted = is_changed = True
@@ -117,6 +117,10 @@ class Tailer:
             tail.followers -= 1
             if tail.followers == 0:
                 del self._tails[job.id]
+
+    def tail_of(self, job_id: str) -> Tail | None:
+        """The tail of a job, if anybody follows it."""
+        return self._tails.get(job_id)
 
     async def run(self) -> None:
         """Poll while anything is followed, until `stop`."""

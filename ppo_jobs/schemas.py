@@ -142,7 +142,7 @@ class MetricsTable(WireModel):
 
     object: Literal["metrics"] = "metrics"
     job_id: str
-    columns: dict[str, list[float | None]]
+    columns: dict[str, list[int | float | None]]
     """`iteration`, `timesteps`, then the keys; null where an iteration has no value."""
     last_seq: int
     """Pass it as `after` to read only what is newer."""

@@ -4,14 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response
-from fastapi.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from api.answers import Answers, problems
 from api.dependencies import MAX_SEQ, AfterSeq, JobId, PrincipalOf, Services, ServicesOf
 from ppo_jobs.repository import events, jobs
 from ppo_jobs.schemas import Job, LedgerEvent, Page
-from ppo_jobs.states import TERMINAL
+from ppo_jobs.states import TERMINAL, EventType
 
 router = APIRouter(prefix="/v1/jobs", tags=["ledger"])
 
@@ -21,8 +20,14 @@ _STREAM: Answers = {
         "`end`, when the job has ended and everything was sent.",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
-                "example": 'event: status\ndata: {"seq":1,"type":"status","attempt":0,…}\nid: 1\n\n',
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "event": {"enum": [*EventType, "end"]},
+                        "id": {"type": "string"},
+                        "data": {"type": "string", "contentMediaType": "application/json"},
+                    },
+                },
             }
         },
     },
@@ -50,7 +55,7 @@ def list_events(
     )
 
 
-@router.get("/{job_id}/stream", response_class=EventSourceResponse, responses=_STREAM | problems(404, 429))
+@router.get("/{job_id}/stream", response_class=Response, responses=_STREAM | problems(404, 429))
 async def stream_events(
     job_id: JobId,
     services: ServicesOf,

@@ -12,7 +12,8 @@ from ppo_jobs.repository import checkpoints
 
 router = APIRouter(prefix="/v1/checkpoints", tags=["files"])
 
-_BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+_BYTES: dict[str, Any] = {}
+"""Raw bytes have no schema in OpenAPI 3.1."""
 _ETAG = {"ETag": {"description": "A strong validator.", "schema": {"type": "string"}}}
 _RANGE = {"Content-Range": {"description": "Which bytes of how many.", "schema": {"type": "string"}}}
 

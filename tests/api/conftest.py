@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from api.app import create_app
 from api.server import Server
@@ -24,19 +25,20 @@ from tests.api import deployment
 
 
 @contextmanager
-def serving(settings: Settings, **options: int) -> Iterator[str]:
+def serving(settings: Settings, app: FastAPI | None = None) -> Iterator[str]:
     """The URL of an API that answers until the block ends."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(create_app(settings, **options), log_config=None, timeout_graceful_shutdown=5)
+        served = app or create_app(settings)
+        config = uvicorn.Config(served, log_config=None, timeout_graceful_shutdown=5)
         server = Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
-            _until(lambda: server.started)
+            until(lambda: server.started)
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
-            config.app.state.services.tailer.stop()
+            served.state.services.tailer.stop()
             server.should_exit = True
             thread.join()
 
@@ -53,7 +55,7 @@ def serving_process(settings: Settings) -> Iterator[tuple[str, subprocess.Popen[
     with subprocess.Popen(command, env=environment) as process:
         url = f"http://127.0.0.1:{port}"
         try:
-            _until(lambda: _answers(url))
+            until(lambda: _answers(url))
             yield url, process
         finally:
             process.kill()
@@ -87,7 +89,7 @@ def artifacts(settings: Settings) -> LocalArtifacts:
     return LocalArtifacts(Path(settings.artifacts_url.removeprefix("file://")))
 
 
-def _until(holds: Callable[[], bool], seconds: float = 30) -> None:
+def until(holds: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it did not come true in time"

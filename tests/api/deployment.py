@@ -98,6 +98,15 @@ def append(database: Database, job_id: str, iterations: Sequence[int]) -> int:
         return claims.append(session, job_id, 1, [metrics(iteration) for iteration in iterations])
 
 
+def append_large(database: Database, job_id: str, iterations: Sequence[int], *, kilobytes: int) -> None:
+    """As `append`, each event having so many kilobytes."""
+    entries = [metrics(iteration) for iteration in iterations]
+    for entry in entries:
+        entry.data["padding"] = "x" * (kilobytes * 1000)
+    with database.write() as session:
+        claims.append(session, job_id, 1, entries)
+
+
 def finish(database: Database, job_id: str, status: JobStatus = JobStatus.SUCCEEDED) -> None:
     with database.write() as session:
         reason = claims.Reason("target_reached", "1000 of 1000 timesteps")

@@ -1,0 +1,100 @@
+"""Nobody sees what is not theirs. The checks are made from the OpenAPI document, so that no new path is forgotten."""
+
+import httpx
+import pytest
+
+from api.app import create_app
+from ppo_jobs.repository.tenants import create_api_key, list_api_keys, revoke_api_key
+from ppo_jobs.schemas import Job
+from tests.api import deployment
+
+METHODS = {"get", "post", "patch", "delete", "head", "put"}
+OPEN = {"/healthz", "/readyz"}
+BODIES = {"patch": {"/v1/jobs/{job_id}": {"name": "mine"}, "/v1/checkpoints/{checkpoint_id}": {"pinned": True}}}
+
+
+@pytest.fixture
+def operations(settings) -> list[tuple[str, str]]:
+    document = create_app(settings).openapi()
+    return [(method, path) for path, methods in document["paths"].items() for method in methods if method in METHODS]
+
+
+@pytest.fixture
+def ids(tenant, database, artifacts, tmp_path) -> dict[str, str]:
+    """Of things that exist and belong to the tenant of the test."""
+    job_id = deployment.insert(database, tenant)
+    deployment.start(database)
+    deployment.append(database, job_id, [1])
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "policy.json").write_text("{}")
+    checkpoint_id = deployment.store(database, artifacts, job_id, tmp_path / "files")
+    deployment.finish(database, job_id, status=deployment.JobStatus.FAILED)
+    return {"job_id": job_id, "checkpoint_id": checkpoint_id, "name": "policy.json"}
+
+
+def send(client: httpx.Client, method: str, path: str, ids: dict[str, str], **options) -> httpx.Response:
+    body = BODIES.get(method, {}).get(path)
+    return client.request(method, path.format(**ids), json=body, **options)
+
+
+def test_every_path_with_an_id_answers_another_tenant_as_if_there_were_nothing(
+    client, stranger, operations, ids, database, tenant
+):
+    before = client.get(f"/v1/jobs/{ids['job_id']}").json()
+    absent = {key: value[:-4] + "zzzz" if key != "name" else value for key, value in ids.items()}
+    checked = 0
+    for method, path in operations:
+        if "{" not in path:
+            continue
+        theirs, nothing = send(stranger, method, path, ids), send(stranger, method, path, absent)
+        assert theirs.status_code == nothing.status_code == 404, (method, path)
+        assert _shape(theirs, ids) == _shape(nothing, absent), (method, path)
+        checked += 1
+    assert checked >= 17
+    assert client.get(f"/v1/jobs/{ids['job_id']}").json() == before
+    assert client.get(f"/v1/checkpoints/{ids['checkpoint_id']}").json()["labels"] == ["latest", "best"]
+
+
+def _shape(answer: httpx.Response, ids: dict[str, str]) -> str:
+    """The body without what differs between any two requests."""
+    text = answer.text.replace(answer.headers["x-request-id"], "REQUEST")
+    for name, value in ids.items():
+        text = text.replace(value, name)
+    return text
+
+
+def test_every_path_but_health_wants_a_key_that_is_valid_now(client, operations, ids, database, tenant, api_key):
+    with database.write() as session:
+        revoked = create_api_key(session, tenant, name="old")
+        (key_id,) = [key.id for key in list_api_keys(session, tenant) if key.name == "old"]
+        revoke_api_key(session, tenant, key_id)
+    wrong = api_key[:-1] + ("0" if api_key[-1] != "0" else "1")
+    anonymous = httpx.Client(base_url=client.base_url, trust_env=False)
+    headers = [{}] + [{"Authorization": value} for value in (f"Bearer {revoked}", f"Bearer {wrong}", "Bearer", "x")]
+    headers.append({"Authorization": f"Basic {api_key}"})
+    with anonymous:
+        for method, path in operations:
+            for sent in headers if path not in OPEN else []:
+                answer = send(anonymous, method, path, ids, headers=sent)
+                assert answer.status_code == 401, (method, path, sent)
+                assert answer.headers["www-authenticate"] == "Bearer"
+                assert method == "head" or answer.json()["code"] == "unauthorized"
+        for path in OPEN:
+            assert anonymous.get(path).status_code == 200
+
+
+def test_a_key_counts_in_the_header_only(client, api_key):
+    with httpx.Client(base_url=client.base_url, trust_env=False) as anonymous:
+        assert anonymous.get("/v1/jobs", params={"api_key": api_key, "access_token": api_key}).status_code == 401
+        assert anonymous.get("/v1/jobs", headers={"Cookie": f"Authorization=Bearer {api_key}"}).status_code == 401
+
+
+def test_a_spec_cannot_set_what_belongs_to_the_service(client):
+    for field in ("tenant_id", "status", "attempt", "id", "last_seq"):
+        answer = client.post("/v1/jobs", json={"env": {"id": "CartPole-v1"}, field: 1})
+        assert answer.status_code == 422, field
+
+
+def test_a_job_shows_no_field_that_its_model_does_not_name(client):
+    job = client.post("/v1/jobs", json={"env": {"id": "CartPole-v1"}}).json()
+    assert set(job) == set(Job.model_fields)

@@ -1,0 +1,239 @@
+"""Every refusal is a problem that names its fault, and the server stays up."""
+
+import httpx
+import pytest
+
+from api.app import create_app
+from ppo_jobs.settings import Settings
+from tests.api import deployment
+from tests.api.conftest import serving
+
+JSON = {"Content-Type": "application/json"}
+CARTPOLE = {"id": "CartPole-v1"}
+
+
+def assert_problem(answer: httpx.Response, status: int, code: str) -> dict:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert (problem["status"], problem["code"]) == (status, code), problem
+    assert problem["type"] == "about:blank" and problem["title"] and problem["detail"]
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("spec", "pointers"),
+    [
+        ({}, ["/env"]),
+        ({"env": {}}, ["/env/id"]),
+        ({"env": CARTPOLE, "colour": "red"}, ["/colour"]),
+        ({"env": CARTPOLE, "ppo": {"n_steps": "7"}}, ["/ppo/n_steps"]),
+        ({"env": CARTPOLE, "ppo": {"gamma": True}}, ["/ppo/gamma"]),
+        ({"env": CARTPOLE, "ppo": {"n_steps": -1, "batch_size": 0}}, ["/ppo/n_steps", "/ppo/batch_size"]),
+        ({"env": CARTPOLE, "ppo": {"n_steps": 7.5}}, ["/ppo/n_steps"]),
+        ({"env": CARTPOLE | {"n_envs": 10**9}}, ["/env/n_envs"]),
+        ({"env": CARTPOLE, "seed": 2**63}, ["/seed"]),
+        ({"env": CARTPOLE, "policy": {"hidden_sizes": [64, 0]}}, ["/policy/hidden_sizes/1"]),
+        ({"env": CARTPOLE, "policy": {"hidden_sizes": [64] * 9}}, ["/policy/hidden_sizes"]),
+        ({"env": CARTPOLE, "ppo": {"learning_rate": "fast"}}, ["/ppo/learning_rate"]),
+        ({"env": CARTPOLE, "ppo": {"learning_rate": {"initial": -1}}}, ["/ppo/learning_rate/initial"]),
+        ({"env": CARTPOLE, "ppo": {"learning_rate": {}}}, ["/ppo/learning_rate/initial"]),
+        ({"env": CARTPOLE, "metadata": {"a/b~c": 1}}, ["/metadata/a~1b~0c"]),
+        ({"env": {"id": "os:x"}}, ["/env/id"]),
+        ({"env": {"id": "../x"}}, ["/env/id"]),
+        ({"env": CARTPOLE, "name": "a\0b"}, ["/name"]),
+        ([], [""]),
+        (None, [""]),
+        ("CartPole-v1", [""]),
+    ],
+)
+def test_a_spec_of_the_wrong_shape_is_refused_with_a_pointer_per_fault(client, spec, pointers):
+    problem = assert_problem(client.post("/v1/jobs", json=spec), 422, "invalid_request")
+    assert [fault["pointer"] for fault in problem["errors"]] == pointers
+    assert all(fault["message"] for fault in problem["errors"])
+    assert client.get("/v1/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "pointers"),
+    [
+        ({"env": {"id": "CartPool-v1"}}, ["/env/id"]),
+        ({"env": {"id": "Sequences-v0"}}, ["/env/id"]),
+        ({"env": CARTPOLE | {"kwargs": {"xml_file": "/etc/passwd"}}}, ["/env/kwargs"]),
+        ({"env": CARTPOLE | {"kwargs": {"sutton_barto_reward": "/etc/passwd"}}}, ["/env/kwargs/sutton_barto_reward"]),
+        ({"env": CARTPOLE, "ppo": {"batch_size": 10_000}}, ["/ppo/batch_size"]),
+        ({"env": CARTPOLE | {"n_envs": 4096}, "ppo": {"n_steps": 1_000_000}}, ["/ppo/n_steps"]),
+        ({"env": CARTPOLE, "policy": {"hidden_sizes": [4096] * 8}}, ["/policy/hidden_sizes"]),
+        (
+            {"env": CARTPOLE | {"kwargs": {"g": 1}}, "ppo": {"n_steps": 1, "batch_size": 16}},
+            ["/env/kwargs", "/ppo/batch_size"],
+        ),
+    ],
+)
+def test_a_spec_that_cannot_be_trained_is_refused_with_a_pointer_per_fault(client, spec, pointers):
+    problem = assert_problem(client.post("/v1/jobs", json=spec), 422, "invalid_spec")
+    assert [fault["pointer"] for fault in problem["errors"]] == pointers
+    assert client.get("/v1/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "pointer"),
+    [
+        ('{"env": {"id": "CartPole-v1"}, "ppo": {"gamma": NaN}}', "/ppo/gamma"),
+        ('{"env": {"id": "CartPole-v1"}, "ppo": {"gamma": 1e999}}', "/ppo/gamma"),
+        ('{"env": {"id": "CartPole-v1", "kwargs": {"x": -Infinity}}}', "/env/kwargs/x"),
+        ('{"env": {"id": "CartPole-v1", "kwargs": {"x": "\\ud800"}}}', "/env/kwargs/x"),
+        ('{"env": {"id": "CartPole-v1"}, "name": "\\ud800"}', "/name"),
+        ('{"env": {"id": "CartPole-v1", "kwargs": {"x": ' + "[" * 70 + "]" * 70 + "}}}", "/env/kwargs/x" + "/0" * 61),
+    ],
+)
+def test_what_json_readers_let_through_and_no_database_takes_is_refused(client, content, pointer):
+    problem = assert_problem(client.post("/v1/jobs", content=content, headers=JSON), 422, "invalid_request")
+    assert pointer in [fault["pointer"] for fault in problem["errors"]]
+    assert "nan" not in problem["detail"].lower().replace("finite", "")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"not json", b"\xff\xfe{}", b"[" * 100_000, b'{"seed": ' + b"9" * 5000 + b"}", b'{"a" 1}'],
+)
+def test_what_is_not_json_is_a_400(client, content):
+    assert_problem(client.post("/v1/jobs", content=content, headers=JSON), 400, "malformed_json")
+
+
+def test_a_body_over_the_limit_is_refused_announced_or_not(client):
+    megabytes = b'{"name": "' + b"x" * 2_000_000 + b'"}'
+    assert_problem(client.post("/v1/jobs", content=megabytes, headers=JSON), 413, "body_too_large")
+    chunks = (megabytes[start : start + 50_000] for start in range(0, len(megabytes), 50_000))
+    assert_problem(client.post("/v1/jobs", content=chunks, headers=JSON), 413, "body_too_large")
+    assert client.get("/v1/jobs").status_code == 200
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+def test_another_content_type_is_a_415(client, media_type):
+    answer = client.post("/v1/jobs", content=b'{"env": {"id": "CartPole-v1"}}', headers={"Content-Type": media_type})
+    assert_problem(answer, 415, "unsupported_media_type")
+
+
+def test_a_wrong_method_is_a_405_that_names_the_right_ones(client):
+    answer = client.put("/v1/jobs", json={})
+    assert_problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == "GET, POST"
+    assert client.post("/v1/jobs/job_00000000000000000000000000").headers["allow"] == "DELETE, GET, PATCH"
+    assert client.post("/docs").headers["allow"] == "GET"
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v2/jobs", "/v1/jobs/", "/v1/%00", "/v1/jobs/x/y/z", "/docs/assets/no"])
+def test_an_unknown_path_is_a_404(client, path):
+    assert_problem(client.get(path), 404, "route_not_found")
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/v1/jobs/job_00000000000000000000000000", "job_not_found"),
+        ("/v1/jobs/%00", "job_not_found"),
+        ("/v1/jobs/job_x", "job_not_found"),
+        ("/v1/jobs/job_00000000000000000000000000/metrics", "job_not_found"),
+        ("/v1/checkpoints/ckpt_00000000000000000000000000", "checkpoint_not_found"),
+        ("/v1/checkpoints/..", "route_not_found"),
+        ("/v1/checkpoints/..%2f..%2fetc/files/passwd", "route_not_found"),
+    ],
+)
+def test_an_unknown_id_is_a_404(client, path, code):
+    assert_problem(client.get(path), 404, code)
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter"),
+    [
+        ("/v1/jobs?limit=0", "limit"),
+        ("/v1/jobs?limit=101", "limit"),
+        ("/v1/jobs?limit=x", "limit"),
+        ("/v1/jobs?after=x", "after"),
+        ("/v1/jobs?status=busy", "status"),
+        ("/v1/jobs?name=%00", "name"),
+        ("/v1/jobs/job_00000000000000000000000000?wait=61", "wait"),
+        ("/v1/jobs/job_00000000000000000000000000?wait=nan", "wait"),
+        ("/v1/jobs/job_00000000000000000000000000/events?after=99999999999999999999", "after"),
+        ("/v1/jobs/job_00000000000000000000000000/logs?attempt=9999999999", "attempt"),
+        ("/v1/jobs/job_00000000000000000000000000/metrics?max_points=1", "max_points"),
+    ],
+)
+def test_a_wrong_parameter_is_named(client, path, parameter):
+    problem = assert_problem(client.get(path), 422, "invalid_request")
+    assert [fault["pointer"] for fault in problem["errors"]] == [parameter]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "a\x7fb", "é"])
+def test_an_idempotency_key_is_at_most_255_printable_characters(client, key):
+    headers = {"Idempotency-Key": key.encode()}
+    answer = client.post("/v1/jobs", json={"env": CARTPOLE}, headers=headers)
+    assert [fault["pointer"] for fault in assert_problem(answer, 422, "invalid_request")["errors"]] == [
+        "idempotency-key"
+    ]
+
+
+def test_faults_do_not_echo_what_was_sent(client):
+    answer = client.post("/v1/jobs", json={"env": CARTPOLE | {"kwargs": {"sutton_barto_reward": "s3cr3t"}}})
+    assert "s3cr3t" not in answer.text
+    assert "s3cr3t" not in client.post("/v1/jobs", json={"env": CARTPOLE, "ppo": {"gamma": "s3cr3t"}}).text
+
+
+def test_near_misses_are_named(client):
+    problem = client.post("/v1/jobs", json={"env": {"id": "cartpole-v1"}}).json()
+    assert "did you mean CartPole-v1?" in problem["errors"][0]["message"]
+
+
+def test_without_any_worker_so_far_a_job_is_asked_to_come_again(settings, api_key):
+    with serving(settings) as url:
+        headers = {"Authorization": f"Bearer {api_key}"}
+        answer = httpx.post(f"{url}/v1/jobs", json={"env": CARTPOLE}, headers=headers, trust_env=False)
+    assert_problem(answer, 503, "catalogue_empty")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_while_the_database_is_away_requests_are_asked_to_come_again(settings):
+    away = settings.model_copy(update={"database_url": "postgresql+psycopg://ppo:s3cr3t@127.0.0.1:1/ppo"})
+    with serving(away) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        answer = client.get("/v1/jobs", headers={"Authorization": "Bearer ppo_x_y"})
+        assert_problem(answer, 503, "database_unavailable")
+        assert int(answer.headers["retry-after"]) > 0 and "s3cr3t" not in answer.text
+        assert client.get("/healthz").status_code == 200
+        ready = client.get("/readyz")
+        assert ready.status_code == 503 and ready.json()["checks"]["database"] == "unreachable"
+
+
+def test_a_database_that_was_not_migrated_is_not_ready(settings, empty_database_url):
+    with serving(settings.model_copy(update={"database_url": empty_database_url})) as url:
+        ready = httpx.get(f"{url}/readyz", trust_env=False)
+    assert ready.status_code == 503 and ready.json()["checks"]["migrations"] == "pending"
+
+
+def test_what_nobody_foresaw_is_a_500_without_its_traceback(settings: Settings, caplog):
+    app = create_app(settings)
+
+    @app.get("/broken")
+    def broken() -> None:
+        raise RuntimeError("s3cr3t")
+
+    with serving(settings, app=app) as url:
+        answer = httpx.get(f"{url}/broken", trust_env=False)
+    problem = assert_problem(answer, 500, "internal")
+    assert "s3cr3t" not in answer.text
+    assert any(problem["request_id"] in record.getMessage() and record.exc_info for record in caplog.records)
+
+
+def test_the_request_id_is_the_clients_where_it_is_sane(client):
+    assert client.get("/healthz", headers={"X-Request-Id": "abc-1"}).headers["x-request-id"] == "abc-1"
+    made = client.get("/healthz", headers={"X-Request-Id": "a b\tc"}).headers["x-request-id"]
+    assert made.startswith("req_") and made != client.get("/healthz").headers["x-request-id"]
+
+
+def test_every_answer_has_the_security_headers(client, tenant, database):
+    job_id = deployment.insert(database, tenant)
+    for path in ("/healthz", "/nothing", "/docs", f"/v1/jobs/{job_id}", "/v1/jobs?limit=x"):
+        headers = client.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff", path
+        assert "frame-ancestors 'none'" in headers["content-security-policy"], path

@@ -85,6 +85,7 @@ def worker(queue: str, slots: int | None) -> None:
 @in_plain_words
 def sweeper() -> None:
     """Run a sweeper."""
+    load_settings()
     become("worker.sweeper")
 
 

@@ -26,14 +26,16 @@ class SlotWork:
         self._slot = slot
         self._queue = queue
         self._is_busy = threading.Lock()
+        self._closing = threading.Event()
         self._poller = threading.Thread(target=self._poll, name="slot-poll", daemon=True)
 
     def start(self) -> None:
         """Look for jobs every few seconds from now on."""
         self._poller.start()
 
-    def join(self) -> None:
-        """Return when the slot, draining, has nothing to do any more."""
+    def close(self) -> None:
+        """Look for no more jobs; returns when the one that is under way, draining, has been given back."""
+        self._closing.set()
         self._poller.join()
 
     def work(self) -> None:
@@ -42,9 +44,8 @@ class SlotWork:
             self._claim_until_idle()
 
     def _poll(self) -> None:
-        while not self._slot.is_draining():
-            # Not in step with the other slots, which would all ask at once.
-            threading.Event().wait(POLL_SECONDS * random.uniform(0.75, 1.25))
+        # Not in step with the other slots, which would all ask at once.
+        while not self._closing.wait(POLL_SECONDS * random.uniform(0.75, 1.25)):
             if self._is_busy.acquire(blocking=False):
                 try:
                     if self._is_overdue():

@@ -16,6 +16,7 @@ from celery import signals
 
 from ppo_jobs.artifacts import open_artifacts
 from ppo_jobs.database import open_database
+from ppo_jobs.errors import DatabaseUnavailable
 from ppo_jobs.log_lines import configure_logging
 from ppo_jobs.queue import TASK, celery_app
 from ppo_jobs.settings import load_settings
@@ -40,8 +41,11 @@ _work: SlotWork | None = None
 
 def work() -> None:
     """Take jobs from the queue until none is left."""
-    if _work is not None:
+    assert _work is not None, "a task runs in a pool process, whose slot was opened first"
+    try:
         _work.work()
+    except DatabaseUnavailable as error:
+        logger.warning("jobs are looked for again later: %s", error)
 
 
 def set_up_logging(**_: Any) -> None:
@@ -104,7 +108,7 @@ def open_slot(**_: Any) -> None:
 
 def close_slot(**_: Any) -> None:
     if _work is not None:
-        _work.join()
+        _work.close()
 
 
 def drain_mark() -> Path:

@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ppo_jobs.database import open_database
+from ppo_jobs.repository import tenants
+from ppo_jobs.settings import Settings
+from ppo_server.__main__ import main
+from ppo_server.doctor import broker, database, disk
+from ppo_server.logs import LogFollower, start_afresh
+from ppo_server.readiness import CannotStart, free_port, local_url, visible_gpus, write_private
+from ppo_server.up import ensure_api_key
+
+
+def ppo(settings: Settings, *arguments: str):
+    variables = {"PPO_DATABASE_URL": settings.database_url, "PPO_DATA_DIR": str(settings.data_dir)}
+    return CliRunner().invoke(main, arguments, env=variables)
+
+
+def test_a_key_is_shown_once_listed_without_its_secret_and_revoked(settings: Settings) -> None:
+    made = ppo(settings, "keys", "create", "laptop")
+    key = made.output.strip()
+    listed = ppo(settings, "keys", "list").output
+    assert "valid" in listed and "laptop" in listed and key.rpartition("_")[2] not in listed
+    key_id = listed.split()[0]
+    assert ppo(settings, "keys", "revoke", key_id).exit_code == 0
+    assert "revoked" in ppo(settings, "keys", "list").output
+    with open_database(settings.database_url, durable=False).read() as session:
+        assert tenants.authenticate(session, key) is None
+
+
+def test_what_is_not_there_is_said_in_one_sentence(settings: Settings) -> None:
+    answer = ppo(settings, "keys", "list", "--tenant", "nobody")
+    assert (answer.exit_code, answer.output) == (1, "Error: there is no tenant named nobody\n")
+
+
+def test_migrate_makes_an_empty_database_usable(settings: Settings, empty_database_url: str) -> None:
+    empty = settings.model_copy(update={"database_url": empty_database_url})
+    assert [finding.is_fine for finding in database(empty)] == [False]
+    assert ppo(empty, "migrate").exit_code == 0
+    assert [finding.is_fine for finding in database(empty)] == [True, True]
+
+
+def test_the_doctor_says_what_is_wrong(settings: Settings, tmp_path: Path) -> None:
+    nowhere = settings.model_copy(
+        update={
+            "database_url": "postgresql+psycopg://nobody@127.0.0.1:1/none",
+            "broker_url": "redis://127.0.0.1:1/0",
+        }
+    )
+    assert not database(nowhere)[0].is_fine
+    assert not broker(nowhere).is_fine
+    assert broker(settings).is_fine
+    assert disk(settings).words.endswith("GiB free")
+
+
+def test_the_key_file_is_kept_while_it_opens_the_database_and_replaced_when_not(
+    settings: Settings, tmp_path: Path
+) -> None:
+    opened = open_database(settings.database_url, durable=False)
+    path = tmp_path / "api_key"
+    ensure_api_key(opened, path)
+    first = path.read_text()
+    ensure_api_key(opened, path)
+    assert path.read_text() == first
+    write_private(path, "ppo_0000_stale\n")
+    ensure_api_key(opened, path)
+    with opened.read() as session:
+        assert tenants.authenticate(session, path.read_text().strip()) is not None
+    assert path.read_text() != first
+    opened.dispose()
+
+
+def test_a_cuda_worker_where_there_is_no_gpu_is_refused(settings: Settings, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert visible_gpus() == 0
+    answer = ppo(settings, "worker", "--queue", "cuda")
+    assert answer.exit_code == 1
+    assert answer.output == "Error: a worker of queue cuda needs a GPU for each slot, and this machine has 0\n"
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::", "http://[::1]:80"),
+        ("gpu.example", "http://gpu.example:80"),
+    ],
+)
+def test_the_url_is_one_that_a_program_here_can_reach(host: str, url: str) -> None:
+    assert local_url(host, 80) == url
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(CannotStart, match=r"cannot listen on 192\.0\.2\.1 port 8000: Cannot assign"):
+        free_port("192.0.2.1", 8000)
+
+
+def test_the_terminal_shows_trouble_and_ends_of_jobs_and_nothing_else(tmp_path: Path, capsys) -> None:
+    path = start_afresh(tmp_path / "api.log")
+    follower = LogFollower()
+    follower.follow("api", path)
+    path.write_text(
+        "2026-11-20T14:24:00Z INFO api.server: GET /v1/jobs 200\n"
+        "2026-11-20T14:24:01Z WARNING worker.lease: late\n"
+        "2026-11-20T14:24:02Z INFO ppo_jobs.repository.transitions: job job_01 is running\n"
+        "2026-11-20T14:24:03Z INFO ppo_jobs.repository.transitions: job job_01 is succeeded\n"
+        "2026-11-20T14:24:04Z ERROR half a li"
+    )
+    follower.show_new()
+    assert capsys.readouterr().err.splitlines() == [
+        "api | 2026-11-20T14:24:01Z WARNING worker.lease: late",
+        "api | 2026-11-20T14:24:03Z INFO ppo_jobs.repository.transitions: job job_01 is succeeded",
+    ]

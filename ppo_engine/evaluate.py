@@ -98,7 +98,7 @@ def evaluate(
 def _play(
     act: Callable[[NDArray[np.float32]], NDArray[Any]], environments: VectorEnvironment, shares: Sequence[int]
 ) -> list[list[tuple[float, int]]]:
-    """(return, length) of each environment's share of episodes."""
+    """(return, length) of each environment's episodes, its share of them at least."""
     played: list[list[tuple[float, int]]] = [[] for _ in shares]
     totals, lengths = np.zeros(len(shares)), np.zeros(len(shares), dtype=np.int64)
     observations = environments.reset()
@@ -108,8 +108,7 @@ def _play(
         totals += step.rewards
         lengths += 1
         for seat in np.flatnonzero(step.terminated | step.truncated).tolist():
-            if len(played[seat]) < shares[seat]:
-                played[seat].append((float(totals[seat]), int(lengths[seat])))
+            played[seat].append((float(totals[seat]), int(lengths[seat])))
             totals[seat], lengths[seat] = 0.0, 0
     return played
 

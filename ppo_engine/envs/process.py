@@ -52,7 +52,9 @@ class Worker:
     first: int
     last: int
     seen: tuple[int, int] = (0, IDLE)
-    seen_at: float = 0.0
+    """Its calls and the environment it called, when last looked at."""
+    waited_seconds: float = 0.0
+    """How long that has been so; time in which both processes were stopped does not count."""
 
 
 def usable_cores() -> int:
@@ -159,7 +161,7 @@ class ProcessVectorEnvironment:
                 pass_fds=(theirs.fileno(), memory),
                 env=_environment_variables(),
             )
-        worker = Worker(process, ours, first, first + len(seeds), seen_at=time.monotonic())
+        worker = Worker(process, ours, first, first + len(seeds))
         task: JsonValue = {
             "parent": os.getpid(),
             "started_by_main_thread": threading.current_thread() is threading.main_thread(),
@@ -215,10 +217,11 @@ class ProcessVectorEnvironment:
 
     def _require_progress(self, worker: Worker, timeout_seconds: float) -> None:
         calls, env_index = self._progress[self._workers.index(worker)].tolist()
-        now = time.monotonic()
         if (calls, env_index) != worker.seen:
-            worker.seen, worker.seen_at = (calls, env_index), now
-        elif now - worker.seen_at > timeout_seconds:
+            worker.seen, worker.waited_seconds = (calls, env_index), 0.0
+        else:
+            worker.waited_seconds += worker.connection.gettimeout() or 0.0
+        if worker.waited_seconds > timeout_seconds:
             fault = f"took longer than step_timeout_seconds = {self._spec.step_timeout_seconds:g}"
             raise EnvironmentTimedOut(fault, self._place(worker))
 

@@ -6,7 +6,6 @@ few times per timeout. What then happens is up to the program, see `install_time
 
 import contextlib
 import faulthandler
-import os
 import signal
 import sys
 import threading
@@ -22,7 +21,7 @@ TimeoutHandler: TypeAlias = Callable[[EnvironmentTimedOut], None]
 IDLE = -1
 POLLS_PER_TIMEOUT = 5
 SLOWEST_POLL_SECONDS = 1.0
-STUCK_MARGIN_SECONDS = 10.0
+STUCK_MARGIN_SECONDS = 30.0
 
 
 def interrupt_main_thread(error: EnvironmentTimedOut) -> None:
@@ -45,8 +44,8 @@ def install_timeout_handler(handler: TimeoutHandler, *, exit_when_stuck: bool) -
 
     Args:
         handler: called once per hang, in the watchdog's thread. It may end the process.
-        exit_when_stuck: also end the process, tracebacks dumped to stderr, when the environment holds the
-            interpreter's lock, so that no thread gets to call the handler.
+        exit_when_stuck: also end the process, with status 1 and tracebacks on stderr, when something holds the
+            interpreter's lock for STUCK_MARGIN_SECONDS longer than that, so that no thread gets to call the handler.
     """
     _program.handler = handler
     _program.exit_when_stuck = exit_when_stuck
@@ -82,7 +81,8 @@ class Watchdog:
         # Weak, since `place` is its owner's method and the owner holds the watchdog.
         self._place = weakref.WeakMethod(place)
         self._seen = (0, IDLE)
-        self._seen_at = time.monotonic()
+        self._looked_at = time.monotonic()
+        self._waited_seconds = 0.0
         _program.watch(self)
 
     def close(self) -> None:
@@ -92,11 +92,14 @@ class Watchdog:
     def is_overdue(self) -> bool:
         """Whether the call that is under way has been so at every look for longer than the timeout."""
         now = time.monotonic()
+        # Time in which the whole process was stopped is no time that the environment took.
+        passed, self._looked_at = min(now - self._looked_at, 2 * SLOWEST_POLL_SECONDS), now
         seen = (self.calls, self.env_index)
         if seen != self._seen or self.env_index == IDLE:
-            self._seen, self._seen_at = seen, now
+            self._seen, self._waited_seconds = seen, 0.0
             return False
-        return now - self._seen_at > self.timeout_seconds
+        self._waited_seconds += passed
+        return self._waited_seconds > self.timeout_seconds
 
     def expire(self) -> EnvironmentTimedOut | None:
         """Records the timeout; None when its owner is gone or it has expired already."""
@@ -118,13 +121,13 @@ class _Program:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._process = os.getpid()
 
     def watch(self, watchdog: Watchdog) -> None:
         with self._lock:
             self._watched.add(watchdog)
-            if self._thread is None or self._process != os.getpid():
-                self._process = os.getpid()
+            self._arm(watchdog.timeout_seconds)
+            # In a forked process there is the object, but not the thread.
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._look, name="environment-watchdog", daemon=True)
                 self._thread.start()
         self._wake.set()
@@ -145,19 +148,20 @@ class _Program:
             for watchdog in watched:
                 if watchdog.is_overdue() and (error := watchdog.expire()) is not None:
                     self.handler(error)
-            self._arm([watchdog.timeout_seconds for watchdog in watched if watchdog.env_index != IDLE])
+            self._arm(max(watchdog.timeout_seconds for watchdog in watched))
             shortest = min(watchdog.timeout_seconds for watchdog in watched)
             # What is held here would keep its owner from being collected.
             del watched, watchdog
             self._wake.wait(min(SLOWEST_POLL_SECONDS, shortest / POLLS_PER_TIMEOUT))
             self._wake.clear()
 
-    def _arm(self, timeouts: list[float]) -> None:
-        """(Re)starts faulthandler's own clock, which needs no interpreter lock to end the process."""
-        if self.exit_when_stuck and timeouts:
-            faulthandler.dump_traceback_later(max(timeouts) + STUCK_MARGIN_SECONDS, exit=True)
-        else:
-            self._disarm()
+    def _arm(self, timeout_seconds: float) -> None:
+        """(Re)starts faulthandler's own clock, which needs no interpreter lock to end the process.
+
+        Between steps too: once the lock is taken for good, it is too late to do so.
+        """
+        if self.exit_when_stuck:
+            faulthandler.dump_traceback_later(timeout_seconds + STUCK_MARGIN_SECONDS, exit=True)
 
     def _disarm(self) -> None:
         if self.exit_when_stuck:

@@ -11,41 +11,42 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
 
 from ppo_jobs.database import Database, migrate, open_database
 from ppo_jobs.repository.tenants import create_api_key, create_tenant
 from ppo_jobs.settings import Settings
+from ppo_jobs.tables import metadata
 
 SERVER = os.environ.get("PPO_TEST_DATABASE_URL")
 BROKER = os.environ.get("PPO_TEST_BROKER_URL")
 
 
 @pytest.fixture(scope="session")
-def migrated_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of an empty, migrated database that nobody writes to; each test gets a copy."""
+def migrated_database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An empty, migrated database: of SQLite each test gets a copy, PostgreSQL's is emptied after each test."""
     if SERVER is None:
         url = f"sqlite:///{tmp_path_factory.mktemp('template')}/ppo.sqlite3"
         migrate(url)
         yield url
         return
-    url = _create_postgresql_database(make_url(SERVER), template=None)
+    url = _create_postgresql_database(make_url(SERVER))
     migrate(url)
     yield url
     _drop_postgresql_database(make_url(url))
 
 
 @pytest.fixture
-def database_url(migrated_template: str, tmp_path: Path) -> Iterator[str]:
-    """A fresh, migrated database."""
-    template = make_url(migrated_template)
-    if template.get_backend_name() == "sqlite":
-        assert template.database is not None
-        shutil.copy(template.database, tmp_path / "ppo.sqlite3")
+def database_url(migrated_database_url: str, tmp_path: Path) -> Iterator[str]:
+    """A migrated database without any row."""
+    url = make_url(migrated_database_url)
+    if url.get_backend_name() == "sqlite":
+        assert url.database is not None
+        shutil.copy(url.database, tmp_path / "ppo.sqlite3")
         yield f"sqlite:///{tmp_path}/ppo.sqlite3"
         return
-    url = _create_postgresql_database(template, template=template.database)
-    yield url
-    _drop_postgresql_database(make_url(url))
+    yield migrated_database_url
+    _empty_postgresql_database(url)
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def empty_database_url(tmp_path: Path) -> Iterator[str]:
     if SERVER is None:
         yield f"sqlite:///{tmp_path}/empty.sqlite3"
         return
-    url = _create_postgresql_database(make_url(SERVER), template=None)
+    url = _create_postgresql_database(make_url(SERVER))
     yield url
     _drop_postgresql_database(make_url(url))
 
@@ -109,11 +110,28 @@ def api_key(database: Database, tenant: str) -> str:
         return create_api_key(session, tenant, name="test")
 
 
-def _create_postgresql_database(server: URL, *, template: str | None) -> str:
+def _create_postgresql_database(server: URL) -> str:
     name = f"ppo_test_{uuid.uuid4().hex}"
-    clause = "" if template is None else f' TEMPLATE "{template}"'
-    _administer(server, f'CREATE DATABASE "{name}"{clause}')
+    _administer(server, f'CREATE DATABASE "{name}"')
     return server.set(database=name).render_as_string(hide_password=False)
+
+
+def _empty_postgresql_database(url: URL) -> None:
+    # A new database for each test, or TRUNCATE, would wait for the disk dozens of times.
+    _administer(
+        url,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        f"WHERE datname = '{url.database}' AND pid <> pg_backend_pid()",
+    )
+    guarded = ("jobs", "events")
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.begin() as connection:
+        for table in guarded:
+            connection.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
+        for table in guarded:
+            connection.execute(text(f"ALTER TABLE {table} ENABLE TRIGGER USER"))
 
 
 def _drop_postgresql_database(url: URL) -> None:
@@ -121,7 +139,6 @@ def _drop_postgresql_database(url: URL) -> None:
 
 
 def _administer(server: URL, statement: str) -> None:
-    engine = create_engine(server.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    engine = create_engine(server.set(database="postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with engine.connect() as connection:
         connection.execute(text(statement))
-    engine.dispose()

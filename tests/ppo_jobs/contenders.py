@@ -1,5 +1,6 @@
 """What runs in the child processes of tests about concurrency."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def receive(broker: str, done: str) -> list[tuple[int, int]]:
             except queue.Empty:
                 if was_done:
                     return received
+                time.sleep(0.01)
                 continue
             received.append((message.payload["writer"], message.payload["number"]))
             message.ack()

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 
 from ppo_jobs.database import Database, migrate, open_database
 from ppo_jobs.errors import DatabaseUnavailable
@@ -30,6 +31,12 @@ def _is_sqlite(database: Database) -> bool:
 def _names(database: Database) -> list[str]:
     with database.read() as session:
         return list(session.execute(text("SELECT name FROM tenants ORDER BY name")).scalars())
+
+
+def _idle_connections(database: Database) -> int:
+    pool = database.engine.pool
+    assert isinstance(pool, QueuePool)
+    return pool.checkedin()
 
 
 def test_a_block_that_raises_leaves_nothing(database: Database) -> None:
@@ -134,10 +141,12 @@ def test_a_process_killed_within_a_transaction_leaves_nothing(database: Database
 
 def test_a_forked_process_opens_connections_of_its_own(database: Database, tenant: str) -> None:
     def count() -> None:
+        inherited = _idle_connections(database)
         with database.read() as session:
-            os._exit(len(jobs.list_jobs(session, tenant, limit=9).data))
+            os._exit(10 * inherited + len(jobs.list_jobs(session, tenant, limit=9).data))
 
     submit(database, tenant)
+    assert _idle_connections(database) > 0
     child = multiprocessing.get_context("fork").Process(target=count)
     child.start()
     child.join(30)

@@ -22,7 +22,11 @@ from ppo_jobs.states import QueueName
 from tests.ppo_jobs.contenders import receive, send
 
 ROOT = Path(__file__).parents[2]
-EMBEDDED = pytest.mark.skipif("PPO_TEST_BROKER_URL" in os.environ, reason="about the embedded broker's files")
+
+
+@pytest.fixture
+def embedded_url(tmp_path: Path) -> str:
+    return f"fsatomic://{tmp_path}/broker"
 
 
 def _wait_until(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
@@ -32,12 +36,11 @@ def _wait_until(condition: Callable[[], bool], *, seconds: float = 30.0) -> None
         time.sleep(0.05)
 
 
-@EMBEDDED
-def test_two_writers_and_two_readers_lose_and_tear_nothing(broker_url: str, tmp_path: Path) -> None:
+def test_two_writers_and_two_readers_lose_and_tear_nothing(embedded_url: str, tmp_path: Path) -> None:
     done = tmp_path / "done"
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
-        readers = [pool.submit(receive, broker_url, str(done)) for _ in range(2)]
-        writers = [pool.submit(send, broker_url, writer, 500) for writer in range(2)]
+        readers = [pool.submit(receive, embedded_url, str(done)) for _ in range(2)]
+        writers = [pool.submit(send, embedded_url, writer, 500) for writer in range(2)]
         for writer in writers:
             writer.result()
         done.touch()
@@ -47,28 +50,25 @@ def test_two_writers_and_two_readers_lose_and_tear_nothing(broker_url: str, tmp_
     assert left == {"queue": [], "taken": [], "garbage": []}
 
 
-@EMBEDDED
-def test_messages_of_one_sender_arrive_in_order(broker_url: str, tmp_path: Path) -> None:
-    send(broker_url, 0, 50)
+def test_messages_of_one_sender_arrive_in_order(embedded_url: str, tmp_path: Path) -> None:
+    send(embedded_url, 0, 50)
     (tmp_path / "done").touch()
-    assert receive(broker_url, str(tmp_path / "done")) == [(0, number) for number in range(50)]
+    assert receive(embedded_url, str(tmp_path / "done")) == [(0, number) for number in range(50)]
 
 
-@EMBEDDED
 @pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null"])
-def test_garbage_is_moved_aside_and_the_next_message_arrives(broker_url: str, tmp_path: Path, garbage: bytes) -> None:
+def test_garbage_is_moved_aside_and_the_next_message_arrives(embedded_url: str, tmp_path: Path, garbage: bytes) -> None:
     queue = tmp_path / "broker" / "queue"
     queue.mkdir(parents=True)
     (queue / "00000000000000000001_torn.cpu.msg").write_bytes(garbage)
     (queue / "00000000000000000002_half.cpu.msg.123.tmp").write_bytes(b"{")
-    send(broker_url, 7, 1)
+    send(embedded_url, 7, 1)
     (tmp_path / "done").touch()
-    assert receive(broker_url, str(tmp_path / "done")) == [(7, 0)]
+    assert receive(embedded_url, str(tmp_path / "done")) == [(7, 0)]
     assert [path.read_bytes() for path in (tmp_path / "broker" / "garbage").iterdir()] == [garbage]
 
 
-@EMBEDDED
-def test_what_a_crash_left_behind_is_removed_after_an_hour(broker_url: str, tmp_path: Path) -> None:
+def test_what_a_crash_left_behind_is_removed_after_an_hour(embedded_url: str, tmp_path: Path) -> None:
     stale = ["queue/1_a.cpu.msg.9.tmp", "queue/1_b.celery@old.celery.pidbox.msg", "taken/1_c.cpu.msg"]
     fresh = ["queue/2_a.cpu.msg.9.tmp", "queue/2_b.celery@new.celery.pidbox.msg", "taken/2_c.cpu.msg"]
     waiting = ["queue/1_d.cpu.msg"]
@@ -78,14 +78,13 @@ def test_what_a_crash_left_behind_is_removed_after_an_hour(broker_url: str, tmp_
         path.touch()
         if name in stale + waiting:
             os.utime(path, (1, time.time() - fsatomic.STALE_SECONDS - 60))
-    with Connection(broker_url) as connection, connection.channel():
+    with Connection(embedded_url) as connection, connection.channel():
         left = {str(path.relative_to(tmp_path / "broker")) for path in (tmp_path / "broker").glob("*/*")}
     assert left == {*fresh, *waiting}
 
 
-@EMBEDDED
-def test_a_broker_that_was_emptied_under_a_living_connection_works_on(broker_url: str, tmp_path: Path) -> None:
-    with Connection(broker_url) as connection, connection.channel() as channel:
+def test_a_broker_that_was_emptied_under_a_living_connection_works_on(embedded_url: str, tmp_path: Path) -> None:
+    with Connection(embedded_url) as connection, connection.channel() as channel:
         for _ in range(2):
             assert channel._size("cpu") == 0
             channel._put("cpu", {"body": "b", "properties": {}})
@@ -95,9 +94,8 @@ def test_a_broker_that_was_emptied_under_a_living_connection_works_on(broker_url
             shutil.rmtree(tmp_path / "broker")
 
 
-@EMBEDDED
-def test_a_table_of_bindings_that_is_garbage_is_written_anew(broker_url: str, tmp_path: Path) -> None:
-    with Connection(broker_url) as connection, connection.channel() as channel:
+def test_a_table_of_bindings_that_is_garbage_is_written_anew(embedded_url: str, tmp_path: Path) -> None:
+    with Connection(embedded_url) as connection, connection.channel() as channel:
         (tmp_path / "broker" / "control" / "news.exchange").write_text("[[torn")
         channel.exchange_declare("news", "fanout")
         for queue in ("a", "b"):
@@ -164,7 +162,7 @@ def test_a_worker_takes_what_was_published_and_answers_control(settings: Setting
         assert app.control.ping(timeout=10, limit=1) == [{"probe@test": {"ok": "pong"}}]
         # Pickle is what could run code here; such a message is refused and the worker lives.
         app.send_task(TASK, queue="cpu", serializer="pickle")
-        if settings.broker_url.startswith("fsatomic"):
+        if settings.broker_url.startswith("fsatomic:"):
             (tmp_path / "broker" / "queue" / "00000000000000000001_torn.cpu.msg").write_bytes(b"{")
         assert publish(app, QueueName.CUDA)  # Not this worker's queue.
         for _ in range(2):

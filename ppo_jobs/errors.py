@@ -73,10 +73,10 @@ class JobNotTerminal(JobsError):
 
 
 class CheckpointInUse(JobsError):
-    """The job still needs it to go on."""
+    """A job that has not ended would go on from it."""
 
-    def __init__(self, checkpoint_id: str, status: JobStatus) -> None:
-        super().__init__(f"checkpoint {checkpoint_id} is what its {status} job would go on from")
+    def __init__(self, checkpoint_id: str) -> None:
+        super().__init__(f"a job that has not ended would go on from checkpoint {checkpoint_id}")
 
 
 class LeaseLost(JobsError):

@@ -14,14 +14,15 @@ from ppo_jobs.errors import CheckpointInUse, CheckpointNotFound, LeaseLost
 from ppo_jobs.repository.jobs import require_job
 from ppo_jobs.repository.ledger import Entry, write_entries
 from ppo_jobs.repository.records import checkpoint_of
+from ppo_jobs.repository.retention import NEWEST_FIRST, awaited_by_other_jobs
+from ppo_jobs.repository.retention import expired_by_retention as expired_by_retention
+from ppo_jobs.repository.retention import garbage_keys as garbage_keys
 from ppo_jobs.repository.transitions import page_of
 from ppo_jobs.schemas import Checkpoint, CheckpointFile, Page
 from ppo_jobs.states import TERMINAL, EventType, JobStatus
 
 _jobs = tables.jobs
 _checkpoints = tables.checkpoints
-# Identifiers come from the clocks of several machines; attempts and iterations do not.
-_NEWEST_FIRST = (_checkpoints.c.attempt.desc(), _checkpoints.c.iteration.desc(), _checkpoints.c.id.desc())
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +63,10 @@ def insert_checkpoint(
     Raises:
         LeaseLost: the attempt no longer owns the job.
     """
-    size = sum(file.size_bytes for file in files)
     if session.execute(select(_checkpoints.c.id).where(_checkpoints.c.id == id)).one_or_none() is not None:
         return
-    row = session.execute(
-        update(_jobs)
-        .where(_jobs.c.id == job_id, _jobs.c.attempt == attempt, _jobs.c.status == JobStatus.RUNNING)
-        .values(
-            last_seq=_jobs.c.last_seq + 1,
-            updated_at=later_of(now(), _jobs.c.updated_at),
-            storage_bytes=_jobs.c.storage_bytes + size,
-            fruitless_attempts=0,
-            latest_checkpoint_id=id,
-            **({"final_checkpoint_id": id} if final else {}),
-        )
-        .returning(_jobs)
-    ).one_or_none()
-    if row is None:
-        raise LeaseLost(job_id, attempt)
+    size = sum(file.size_bytes for file in files)
+    row = _point_to_new(session, job_id, attempt, id=id, size_bytes=size, final=final)
     session.execute(
         insert(_checkpoints).values(
             id=id,
@@ -100,23 +87,10 @@ def insert_checkpoint(
             created_at=row.updated_at,
         )
     )
-    attempts = tables.attempts
-    session.execute(
-        update(attempts)
-        .where(attempts.c.job_id == job_id, attempts.c.number == attempt)
-        .values(new_checkpoints=attempts.c.new_checkpoints + 1)
-    )
     _point_to_best(session, job_id)
-    data: dict[str, JsonValue] = {
-        "checkpoint_id": id,
-        "iteration": iteration,
-        "timesteps": timesteps,
-        "metrics": dict(metrics),
-        "resume": resume,
-        "size_bytes": size,
-        "final": final,
-    }
-    write_entries(session, page_of(row, entries=1), [Entry(EventType.CHECKPOINT, iteration, data)])
+    told: dict[str, JsonValue] = {"checkpoint_id": id, "iteration": iteration, "timesteps": timesteps}
+    told |= {"metrics": dict(metrics), "resume": resume, "size_bytes": size, "final": final}
+    write_entries(session, page_of(row, entries=1), [Entry(EventType.CHECKPOINT, iteration, told)])
 
 
 def score_metric(resolved_spec: dict[str, Any]) -> str:
@@ -131,7 +105,7 @@ def resumable_checkpoints(
     """What a new attempt can go on from, newest first; the parent's checkpoint last."""
     c = _checkpoints.c
     columns = select(c.id, c.key, c.iteration, c.timesteps, c.fingerprint)
-    rows = list(session.execute(columns.where(c.job_id == job_id).order_by(*_NEWEST_FIRST)))
+    rows = list(session.execute(columns.where(c.job_id == job_id).order_by(*NEWEST_FIRST)))
     if parent is not None and parent["checkpoint_id"] is not None:
         rows += session.execute(columns.where(c.id == parent["checkpoint_id"]))
     return tuple(StoredCheckpoint(*row) for row in rows)
@@ -195,12 +169,14 @@ def delete_checkpoint(session: Session, tenant_id: str, id: str) -> str:
 
     Raises:
         CheckpointNotFound: there is none, or it is another tenant's.
-        CheckpointInUse: its job has not ended, and would go on from it.
+        CheckpointInUse: its job has not ended and would go on from it, or another job has yet to start from it.
     """
     row = _row(session, tenant_id, id)
     status = JobStatus(row.job_status)
     if status not in TERMINAL and (row.final or id == row.latest_checkpoint_id):
-        raise CheckpointInUse(id, status)
+        raise CheckpointInUse(id)
+    if awaited_by_other_jobs(session, [id]):
+        raise CheckpointInUse(id)
     forget(session, [id])
     return str(row.key)
 
@@ -225,51 +201,6 @@ def forget(session: Session, ids: Sequence[str]) -> None:
         _point_to_best(session, job_id)
 
 
-def expired_by_retention(session: Session, job_id: str) -> list[tuple[str, str]]:
-    """Ids and keys of the checkpoints that the job's `keep_last` and `keep_best` let go, oldest first.
-
-    Final and pinned ones stay, and those that another job has yet to start from.
-    """
-    spec = session.execute(select(_jobs.c.resolved_spec).where(_jobs.c.id == job_id)).scalar_one_or_none()
-    if spec is None:
-        return []
-    keep = spec["checkpoints"]
-    c = _checkpoints.c
-    rows = session.execute(
-        select(c.id, c.key, c.score, c.final, c.pinned).where(c.job_id == job_id).order_by(*_NEWEST_FIRST)
-    ).all()
-    kept = {row.id for row in rows[: keep["keep_last"]]}
-    kept |= {row.id for row in rows if row.final or row.pinned}
-    by_score = sorted((row for row in rows if row.score is not None), key=lambda row: row.score, reverse=True)
-    kept |= {row.id for row in by_score[: keep["keep_best"]]}
-    kept |= _awaited(session, [row.id for row in rows if row.id not in kept])
-    return [(row.id, row.key) for row in reversed(rows) if row.id not in kept]
-
-
-def garbage_keys(session: Session, keys: Sequence[str]) -> list[str]:
-    """Of the keys `{job}/{attempt}/{checkpoint}` in a store, those that no row names and no attempt is writing."""
-    known = set(session.execute(select(_checkpoints.c.key).where(_checkpoints.c.key.in_(keys))).scalars())
-    unnamed = [key for key in keys if key not in known]
-    running = session.execute(
-        select(_jobs.c.id, _jobs.c.attempt).where(
-            _jobs.c.status == JobStatus.RUNNING, _jobs.c.id.in_({key.partition("/")[0] for key in unnamed})
-        )
-    )
-    being_written = tuple(f"{row.id}/{row.attempt}/" for row in running)
-    return [key for key in unnamed if not key.startswith(being_written)]
-
-
-def _awaited(session: Session, ids: Sequence[str]) -> set[str]:
-    if not ids:
-        return set()
-    rows = session.execute(
-        select(_jobs.c.parent).where(
-            _jobs.c.parent.is_not(None), _jobs.c.latest_checkpoint_id.is_(None), _jobs.c.status.not_in(TERMINAL)
-        )
-    ).scalars()
-    return {parent["checkpoint_id"] for parent in rows} & set(ids)
-
-
 def _labelled() -> Select[Any]:
     return select(
         _checkpoints, _jobs.c.latest_checkpoint_id, _jobs.c.best_checkpoint_id, _jobs.c.status.label("job_status")
@@ -284,11 +215,37 @@ def _row(session: Session, tenant_id: str, id: str) -> Row[Any]:
     return row
 
 
+def _point_to_new(session: Session, job_id: str, attempt: int, *, id: str, size_bytes: int, final: bool) -> Row[Any]:
+    """Takes the number of the checkpoint's event; the attempt has borne fruit."""
+    row = session.execute(
+        update(_jobs)
+        .where(_jobs.c.id == job_id, _jobs.c.attempt == attempt, _jobs.c.status == JobStatus.RUNNING)
+        .values(
+            last_seq=_jobs.c.last_seq + 1,
+            updated_at=later_of(now(), _jobs.c.updated_at),
+            storage_bytes=_jobs.c.storage_bytes + size_bytes,
+            fruitless_attempts=0,
+            latest_checkpoint_id=id,
+            final_checkpoint_id=id if final else _jobs.c.final_checkpoint_id,
+        )
+        .returning(_jobs)
+    ).one_or_none()
+    if row is None:
+        raise LeaseLost(job_id, attempt)
+    attempts = tables.attempts
+    session.execute(
+        update(attempts)
+        .where(attempts.c.job_id == job_id, attempts.c.number == attempt)
+        .values(new_checkpoints=attempts.c.new_checkpoints + 1)
+    )
+    return row
+
+
 def _point_to_best(session: Session, job_id: str) -> None:
     best = (
         select(_checkpoints.c.id)
         .where(_checkpoints.c.job_id == job_id, _checkpoints.c.score.is_not(None))
-        .order_by(_checkpoints.c.score.desc(), *_NEWEST_FIRST)
+        .order_by(_checkpoints.c.score.desc(), *NEWEST_FIRST)
         .limit(1)
         .scalar_subquery()
     )
@@ -297,7 +254,7 @@ def _point_to_best(session: Session, job_id: str) -> None:
 
 def _point_to_newest(session: Session, job_id: str) -> None:
     mine = _checkpoints.c.job_id == job_id
-    newest = select(_checkpoints.c.id).where(mine).order_by(*_NEWEST_FIRST).limit(1)
+    newest = select(_checkpoints.c.id).where(mine).order_by(*NEWEST_FIRST).limit(1)
     final = newest.where(_checkpoints.c.final)
     session.execute(
         update(_jobs)

@@ -10,15 +10,17 @@ from sqlalchemy.orm import Session
 from ppo_engine.spec import SPEC_VERSION, TrainingSpec
 from ppo_jobs import tables
 from ppo_jobs.clock import later_of, now
-from ppo_jobs.errors import InvalidTransition, JobNotFound, JobNotTerminal
+from ppo_jobs.errors import CheckpointInUse, InvalidTransition, JobNotFound, JobNotTerminal
 from ppo_jobs.ids import new_job_id
 from ppo_jobs.repository.queue_places import queue_places
 from ppo_jobs.repository.records import UNQUEUED, attempt_of, job_of
+from ppo_jobs.repository.retention import awaited_by_other_jobs
 from ppo_jobs.repository.transitions import Reason, transition, write_first_event
 from ppo_jobs.schemas import Attempt, Job, Page, Parent
 from ppo_jobs.states import TERMINAL, JobStatus, QueueName, ReasonCode
 
 _jobs = tables.jobs
+_checkpoints = tables.checkpoints
 
 
 def insert_job(
@@ -144,10 +146,14 @@ def delete_job(session: Session, tenant_id: str, job_id: str) -> None:
     Raises:
         JobNotFound: there is none, or it is another tenant's.
         JobNotTerminal: it has not ended.
+        CheckpointInUse: another job has yet to start from one of its checkpoints.
     """
     row = _row(session, tenant_id, job_id)
     if row.status not in TERMINAL:
         raise JobNotTerminal(job_id, JobStatus(row.status))
+    own = list(session.execute(select(_checkpoints.c.id).where(_checkpoints.c.job_id == job_id)).scalars())
+    if awaited := awaited_by_other_jobs(session, own):
+        raise CheckpointInUse(min(awaited))
     session.execute(delete(_jobs).where(_jobs.c.id == job_id))
 
 

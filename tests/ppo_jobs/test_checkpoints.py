@@ -5,7 +5,7 @@ import pytest
 from ppo_jobs.artifacts import artifact_key
 from ppo_jobs.database import Database
 from ppo_jobs.errors import CheckpointInUse, CheckpointNotFound, JobNotFound
-from ppo_jobs.repository import checkpoints, claims, events, tenants
+from ppo_jobs.repository import checkpoints, claims, events, jobs, tenants
 from ppo_jobs.repository.claims import Claim
 from ppo_jobs.schemas import Checkpoint, Parent
 from ppo_jobs.states import AttemptOutcome, JobStatus
@@ -129,6 +129,20 @@ def test_a_checkpoint_that_a_retry_has_yet_to_start_from_stays(database: Databas
     assert _expired(database, owner) == [old]
     _requeue(database, started)
     assert [each.id for each in claim(database).checkpoints] == [own, old]
+
+
+def test_what_a_retry_has_yet_to_start_from_is_not_deleted_even_with_its_job(database: Database, tenant: str) -> None:
+    owner = running(database, tenant)
+    id = checkpoint(database, owner, 1)
+    _finish(database, owner)
+    retry = submit(database, tenant, parent=Parent(job_id=owner.job_id, checkpoint_id=id, mode="retry"))
+    with pytest.raises(CheckpointInUse), database.write() as session:
+        checkpoints.delete_checkpoint(session, tenant, id)
+    with pytest.raises(CheckpointInUse), database.write() as session:
+        jobs.delete_job(session, tenant, owner.job_id)
+    with database.write() as session:
+        jobs.request_cancel(session, tenant, retry.id)
+        jobs.delete_job(session, tenant, owner.job_id)
 
 
 def test_an_attempt_is_offered_the_newest_checkpoint_first(database: Database, tenant: str) -> None:

@@ -1,0 +1,61 @@
+"""Which checkpoints stay, and which files nobody needs."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ppo_jobs import tables
+from ppo_jobs.states import TERMINAL, JobStatus
+
+_jobs = tables.jobs
+_checkpoints = tables.checkpoints
+
+# Identifiers come from the clocks of several machines; attempts and iterations do not.
+NEWEST_FIRST = (_checkpoints.c.attempt.desc(), _checkpoints.c.iteration.desc(), _checkpoints.c.id.desc())
+
+
+def expired_by_retention(session: Session, job_id: str) -> list[tuple[str, str]]:
+    """Ids and keys of the checkpoints that the job's `keep_last` and `keep_best` let go, oldest first.
+
+    Final and pinned ones stay, and those that another job has yet to start from.
+    """
+    spec = session.execute(select(_jobs.c.resolved_spec).where(_jobs.c.id == job_id)).scalar_one_or_none()
+    if spec is None:
+        return []
+    keep = spec["checkpoints"]
+    c = _checkpoints.c
+    rows = session.execute(
+        select(c.id, c.key, c.score, c.final, c.pinned).where(c.job_id == job_id).order_by(*NEWEST_FIRST)
+    ).all()
+    kept = {row.id for row in rows[: keep["keep_last"]]}
+    kept |= {row.id for row in rows if row.final or row.pinned}
+    by_score = sorted((row for row in rows if row.score is not None), key=lambda row: row.score, reverse=True)
+    kept |= {row.id for row in by_score[: keep["keep_best"]]}
+    kept |= awaited_by_other_jobs(session, [row.id for row in rows if row.id not in kept])
+    return [(row.id, row.key) for row in reversed(rows) if row.id not in kept]
+
+
+def garbage_keys(session: Session, keys: Sequence[str]) -> list[str]:
+    """Of the keys `{job}/{attempt}/{checkpoint}` in a store, those that no row names and no attempt is writing."""
+    known = set(session.execute(select(_checkpoints.c.key).where(_checkpoints.c.key.in_(keys))).scalars())
+    unnamed = [key for key in keys if key not in known]
+    running = session.execute(
+        select(_jobs.c.id, _jobs.c.attempt).where(
+            _jobs.c.status == JobStatus.RUNNING, _jobs.c.id.in_({key.partition("/")[0] for key in unnamed})
+        )
+    )
+    being_written = tuple(f"{row.id}/{row.attempt}/" for row in running)
+    return [key for key in unnamed if not key.startswith(being_written)]
+
+
+def awaited_by_other_jobs(session: Session, ids: Sequence[str]) -> set[str]:
+    """Of these checkpoints, those that a job which has none of its own yet was told to start from."""
+    if not ids:
+        return set()
+    rows = session.execute(
+        select(_jobs.c.parent).where(
+            _jobs.c.parent.is_not(None), _jobs.c.latest_checkpoint_id.is_(None), _jobs.c.status.not_in(TERMINAL)
+        )
+    ).scalars()
+    return {parent["checkpoint_id"] for parent in rows} & set(ids)

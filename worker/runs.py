@@ -20,6 +20,9 @@ LOCK = "lock"
 HIDDEN = "."
 """Starts the names of directories that are being made or removed."""
 
+REMOVED = ".removed"
+"""Ends the names of the latter: whoever sees one may go on removing it."""
+
 LEFTOVER_SECONDS = 3600.0
 
 
@@ -55,7 +58,7 @@ class RunDirectory:
 
     def remove(self) -> None:
         """Nothing of the attempt is needed any more."""
-        hidden = self.path.with_name(f"{HIDDEN}{self.path.name}.removed")
+        hidden = self.path.with_name(f"{HIDDEN}{self.path.name}{REMOVED}")
         with suppress(FileNotFoundError):
             self.path.rename(hidden)
         shutil.rmtree(hidden, ignore_errors=True)
@@ -115,5 +118,5 @@ def remove_leftovers(root: Path) -> None:
     oldest = time.time() - LEFTOVER_SECONDS
     for path in root.glob(f"{HIDDEN}*"):
         with suppress(FileNotFoundError):
-            if path.stat().st_mtime < oldest:
+            if path.name.endswith(REMOVED) or path.stat().st_mtime < oldest:
                 shutil.rmtree(path, ignore_errors=True)

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-import psutil
 
 from ppo_engine.presets import resolve
 from ppo_engine.spec import TrainingSpec
+from ppo_jobs.artifacts import open_artifacts
+from ppo_jobs.errors import ArtifactCorrupt, ArtifactNotFound
+from ppo_jobs.repository import checkpoints
 from ppo_jobs.states import TERMINAL, JobStatus
 from tests.faults.invariants import attempt_faults, ledger_faults, stream_faults
 from tests.faults.service import Service, running_service
@@ -51,8 +53,8 @@ class Plan:
     def job(self, number: int) -> dict[str, Any]:
         env = {"id": self.env, "vectorization": self.vectorization, **self.spec.get("env", {})}
         ppo = {**self.spec.get("ppo", {}), "total_timesteps": self.timesteps}
-        checkpoints = {"every_timesteps": max(1, self.timesteps // 10)}
-        return {**self.spec, "env": env, "ppo": ppo, "seed": self.seed * 1000 + number, "checkpoints": checkpoints}
+        keeping = {"every_timesteps": max(1, self.timesteps // 10)}
+        return {**self.spec, "env": env, "ppo": ppo, "seed": self.seed * 1000 + number, "checkpoints": keeping}
 
     def iterations(self) -> int:
         resolved = resolve(TrainingSpec.model_validate(self.job(0)))
@@ -64,15 +66,15 @@ class Plan:
 class Fault:
     target: Target
     at: float
-    """As a share of the time that the undisturbed jobs took."""
+    """When that share of all jobs' iterations is in the ledger."""
 
 
 def faults(plan: Plan) -> list[Fault]:
-    """The seed's faults in order: children and mains in equal number, spread over the first nine tenths of the time."""
+    """The seed's faults in order: children and mains in equal number, spread over the campaign."""
     chance = random.Random(plan.seed)
     targets: list[Target] = ["child" if number % 2 == 0 else "main" for number in range(plan.kills)]
     chance.shuffle(targets)
-    moments = sorted(chance.uniform(0.02, 0.9) for _ in targets)
+    moments = sorted(chance.uniform(0.0, 0.95) for _ in targets)
     return [Fault(target, at) for target, at in zip(targets, moments, strict=True)]
 
 
@@ -90,14 +92,14 @@ def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
             disturbed = [service.submit(plan.job(number)) for number in range(plan.jobs)]
             reader = RestlessReader(service.http, disturbed[0], random.Random(plan.seed + 1))
             reader.start()
-            kills = disturb(service, plan, took, deadline, say)
+            kills = disturb(service, plan, disturbed, deadline, say)
             wait(service, disturbed, deadline)
             reader.join(60)
             found = examine(service, plan, undisturbed, disturbed)
             found += stream_faults(service.events(disturbed[0]), reader.sequence)
             summary = summarize(service, plan, disturbed, kills, took)
-            service.database.dispose()
-        found += leftovers(data_dir)
+        found += leftovers(service, data_dir)
+        service.database.dispose()
     return {**summary, "stream_cuts": reader.cuts, "faults_found": found}
 
 
@@ -110,30 +112,27 @@ def wait(service: Service, job_ids: list[str], deadline: float) -> None:
 
 
 def disturb(
-    service: Service, plan: Plan, took: float, deadline: float, say: Callable[[str], None]
+    service: Service, plan: Plan, job_ids: list[str], deadline: float, say: Callable[[str], None]
 ) -> list[tuple[Target, float]]:
     """Kill what the plan says when it says; gives each target with the time of its death."""
-    began, done = time.monotonic(), []
+    began, done, chance = time.monotonic(), [], random.Random(plan.seed + 2)
+    whole = plan.jobs * plan.iterations()
     for fault in faults(plan):
-        time.sleep(max(0.0, began + fault.at * took - time.monotonic()))
-        victim = None
-        while victim is None and time.monotonic() < deadline:
-            victim = a_victim(service, fault.target)
-            time.sleep(0.0 if victim else 0.05)
-        if victim is not None:
-            victim.kill()
-            done.append((fault.target, time.time()))
-            say(f"{time.monotonic() - began:7.2f} s  kill -9 {fault.target:5} {victim.pid}")
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            if sum(service.job(job_id).progress.iteration for job_id in job_ids) < fault.at * whole:
+                continue
+            trained = {child: runs for child in service.children() if (runs := service.iteration(child))}
+            victims = sorted(trained if fault.target == "child" else service.celery_mains(), key=lambda it: it.pid)
+            if trained and victims:
+                victim = chance.choice(victims)
+                victim.kill()
+                victim.wait(10)
+                done.append((fault.target, time.time()))
+                at = ", ".join(f"{job} at iteration {iteration}" for job, iteration in sorted(trained.values()))
+                say(f"{time.monotonic() - began:7.2f} s  kill -9 {fault.target:5} {victim.pid}  ({at})")
+                break
     return done
-
-
-def a_victim(service: Service, target: Target) -> psutil.Process | None:
-    """A process of the kind that has work to lose."""
-    children = service.children()
-    if not children:
-        return None
-    chosen = children if target == "child" else service.celery_mains()
-    return chosen[int(time.monotonic() * 1000) % len(chosen)] if chosen else None
 
 
 def examine(service: Service, plan: Plan, undisturbed: list[str], disturbed: list[str]) -> list[str]:
@@ -152,11 +151,25 @@ def examine(service: Service, plan: Plan, undisturbed: list[str], disturbed: lis
     return found
 
 
-def leftovers(data_dir: Path) -> list[str]:
-    """What a stopped service must not leave behind."""
-    runs = [path.name for path in (data_dir / "runs").iterdir()]
-    writing = [str(path) for path in (data_dir / "artifacts").rglob(".writing-*")]
-    return [f"left behind: {name}" for name in runs + writing]
+def leftovers(service: Service, data_dir: Path) -> list[str]:
+    """What a stopped service must not leave: run directories, checkpoints without their files, files nobody will clear.
+
+    Files that a killed supervisor was storing have no row; cleaning must find and delete them, and only them.
+    """
+    found = [f"left behind: {path.name}" for path in (data_dir / "runs").iterdir()]
+    store = open_artifacts(f"file://{data_dir}/artifacts")
+    with service.database.read() as session:
+        garbage = checkpoints.garbage_keys(session, list(store.keys()))
+    for key in garbage:
+        store.delete(key)
+    for key in list(store.keys()):
+        try:
+            with tempfile.TemporaryDirectory() as copy:
+                store.fetch(key, Path(copy, "checkpoint"))
+        except (ArtifactCorrupt, ArtifactNotFound) as error:
+            found.append(f"checkpoint {key}: {error}")
+    writing = (data_dir / "artifacts").rglob(".writing-*")
+    return found + [f"nobody will clear {path.relative_to(data_dir)}" for path in writing]
 
 
 def summarize(
@@ -176,6 +189,9 @@ def summarize(
         "kills_of_children": sum(target == "child" for target, _ in kills),
         "kills_of_celery_mains": sum(target == "main" for target, _ in kills),
         "attempts": sum(len(of_job) for of_job in attempts),
+        "resumed_from_a_checkpoint": sum(
+            attempt.resumed_from_checkpoint_id is not None for of_job in attempts for attempt in of_job
+        ),
         "undisturbed_seconds": round(took, 1),
         "recovery_seconds_median": round(statistics.median(measured), 2) if measured else None,
         "recovery_seconds_max": round(measured[-1], 2) if measured else None,

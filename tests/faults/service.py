@@ -19,6 +19,7 @@ from ppo_jobs.repository import checkpoints, events, jobs
 from ppo_jobs.repository.tenants import tenant_named
 from ppo_jobs.schemas import Attempt, Job, LedgerEvent
 from tests.environments import PLUGIN_PATH
+from worker.protocol import MetricsRecord, unframe
 
 START_SECONDS = 180.0
 STOP_SECONDS = 90.0
@@ -64,8 +65,18 @@ class Service:
         return [process for process in _below(self.process, recursive=False) if _runs(process, "worker.tasks")]
 
     def children(self) -> list[psutil.Process]:
-        """The training processes that have begun to train."""
+        """The training processes."""
         return [process for process in _below(self.process, recursive=True) if _runs(process, "worker.child")]
+
+    def iteration(self, child: psutil.Process) -> tuple[str, int] | None:
+        """The child's job and how far it has come; None where it has not trained yet, or is gone."""
+        try:
+            run = Path(child.cwd()).parent
+            records = [record for record, _ in unframe((run / "journal").read_bytes())]
+        except (psutil.Error, OSError):
+            return None
+        trained = [record.iteration for record in records if isinstance(record, MetricsRecord)]
+        return (run.name, trained[-1]) if trained else None
 
 
 @contextmanager

@@ -19,7 +19,8 @@ def test_killed_children_and_workers_cost_no_iteration_and_no_bit() -> None:
     summary = run(plan, print)
     assert summary["faults_found"] == []
     assert (summary["succeeded"], summary["kills_of_children"], summary["kills_of_celery_mains"]) == (2, 2, 1)
-    assert summary["attempts"] > 2
+    assert summary["attempts"] >= 5
+    assert summary["resumed_from_a_checkpoint"] >= 1
 
 
 @pytest.mark.faults

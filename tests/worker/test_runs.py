@@ -5,7 +5,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from worker.runs import HIDDEN, LEFTOVER_SECONDS, orphans, remove_leftovers, run_directory
+from worker.runs import HIDDEN, LEFTOVER_SECONDS, REMOVED, orphans, remove_leftovers, run_directory
 
 
 def hold(root: Path, pipe: Connection) -> None:
@@ -42,10 +42,11 @@ def test_an_orphan_is_found_by_one_searcher_at_a_time(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_crash_left_half_made_goes_when_it_is_old(tmp_path: Path) -> None:
+def test_what_a_crash_left_half_removed_goes_at_once_and_half_made_when_it_is_old(tmp_path: Path) -> None:
     for name, age in (("young", 0.0), ("old", LEFTOVER_SECONDS + 60)):
         path = tmp_path / f"{HIDDEN}{name}.1"
         (path / "checkpoints").mkdir(parents=True)
         os.utime(path, times=(time.time() - age,) * 2)
+    (tmp_path / f"{HIDDEN}half.1{REMOVED}" / "scratch").mkdir(parents=True)
     remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [f"{HIDDEN}young.1"]

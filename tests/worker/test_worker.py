@@ -148,3 +148,14 @@ def test_a_supervisor_that_stood_still_longer_than_its_lease_writes_nothing_stal
     events = place.events(job_id)
     assert [event.attempt for event in events] == sorted(event.attempt for event in events)
     assert_ledger_is_whole(place, job_id, 150)
+
+
+def test_a_slot_of_queue_cuda_gives_its_child_one_gpu_and_takes_no_job_of_queue_cpu(place: Workplace) -> None:
+    waiting = place.accept(spec_of(iterations=2))
+    job_id = place.accept(spec_of("test/Slow-v0", iterations=10_000, kwargs=SLOW), QueueName.CUDA)
+    celery = ("celery", "--quiet", "--app", "worker.tasks", "worker", "--queues", "cuda", "--concurrency", "2")
+    with process(place.settings, *celery) as worker:
+        eventually(place.reached(job_id, 1))
+        (child,) = children_of(worker.pid)
+        assert child.environ()["CUDA_VISIBLE_DEVICES"] in {"0", "1"}
+    assert place.job(waiting).status is JobStatus.QUEUED

@@ -13,7 +13,7 @@ from ppo_engine.presets import resolve
 from ppo_engine.spec import TrainingSpec
 from ppo_jobs.artifacts import open_artifacts
 from ppo_jobs.database import Database
-from ppo_jobs.repository import claims, events, jobs
+from ppo_jobs.repository import checkpoints, claims, events, jobs
 from ppo_jobs.schemas import Job, LedgerEvent
 from ppo_jobs.settings import Settings
 from ppo_jobs.states import EventType, JobStatus, QueueName
@@ -36,13 +36,6 @@ def spec_of(env_id: str = "test/Walk-v0", *, iterations: int = 20, kwargs: dict[
     }
     env = {**base["env"], **more.pop("env", {})}
     return {**base, **more, "env": env}
-
-
-def accept(database: Database, tenant: str, spec: dict[str, Any]) -> str:
-    """A queued job's id."""
-    resolved = resolve(TrainingSpec.model_validate(spec))
-    with database.write() as session:
-        return jobs.insert_job(session, tenant, spec=spec, resolved=resolved, wants=QueueName.CPU).id
 
 
 def eventually(condition: Callable[[], T | None], *, seconds: float = 60.0) -> T:
@@ -75,8 +68,11 @@ class Workplace:
         }
         return Slot(**{**given, **changes})
 
-    def accept(self, spec: dict[str, Any]) -> str:
-        return accept(self.database, self.tenant, spec)
+    def accept(self, spec: dict[str, Any], wants: QueueName = QueueName.CPU) -> str:
+        """A queued job's id."""
+        resolved = resolve(TrainingSpec.model_validate(spec))
+        with self.database.write() as session:
+            return jobs.insert_job(session, self.tenant, spec=spec, resolved=resolved, wants=wants).id
 
     def claim(self) -> claims.Claim:
         with self.database.write() as session:
@@ -123,8 +119,6 @@ class Workplace:
 
     def policy_sha256(self, job_id: str) -> str:
         """Of the final checkpoint."""
-        from ppo_jobs.repository import checkpoints
-
         with self.database.read() as session:
             final = self.job(job_id).final_checkpoint_id
             assert final is not None
@@ -132,7 +126,7 @@ class Workplace:
         return next(file.sha256 for file in files if file.name == "policy.safetensors")
 
 
-def children_of(pid: int | None = None, *, job_id: str | None = None) -> list[psutil.Process]:
+def children_of(pid: int | None = None) -> list[psutil.Process]:
     """The training processes below a process."""
     found = []
     for process in psutil.Process(pid).children(recursive=True):

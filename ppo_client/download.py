@@ -12,7 +12,7 @@ from typing import BinaryIO
 import httpx
 
 from ppo_client.errors import DownloadFailed
-from ppo_client.transport import Patience, Transport
+from ppo_client.transport import Transport
 from ppo_jobs.schemas import CheckpointFile
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -65,6 +65,7 @@ def _fill(
         _empty(stream)
     else:
         report(size)
+    furthest = stream.seek(0, os.SEEK_END)
     while (have := stream.seek(0, os.SEEK_END)) < file.size_bytes:
         headers = {"Accept-Encoding": "identity"}
         if have:
@@ -75,9 +76,13 @@ def _fill(
                     _empty(stream)
                     report(-have)
                 elif not transport.is_busy(patience, response):
-                    _append(response, file, stream, patience, report)
+                    _append(response, file, stream, report)
         except httpx.TransportError as error:
             stream.flush()
+            # Only what goes beyond every earlier try is progress: a service without ranges may be torn for ever.
+            if stream.tell() > furthest:
+                furthest = stream.tell()
+                patience.restart()
             transport.recover(patience, error)
 
 
@@ -85,7 +90,6 @@ def _append(
     response: httpx.Response,
     file: CheckpointFile,
     stream: BinaryIO,
-    patience: Patience,
     report: Callable[[int], None],
 ) -> None:
     """Write the body behind what is there, or in its place where the service sends the whole file."""
@@ -97,7 +101,6 @@ def _append(
             raise DownloadFailed(f"{file.name} is longer than its checkpoint promises.")
         stream.write(chunk)
         stream.flush()
-        patience.restart()
         report(len(chunk))
     if (size := stream.tell()) < file.size_bytes:
         raise httpx.RemoteProtocolError(f"{file.name} ended after {size} of {file.size_bytes} bytes")

@@ -138,6 +138,14 @@ def test_a_server_that_ignores_ranges_still_gives_the_file(tmp_path: Path) -> No
     assert paths[0].read_bytes() == WEIGHTS
 
 
+def test_a_server_without_ranges_that_is_torn_for_ever_is_given_up(tmp_path: Path) -> None:
+    def reply(request: Request) -> Answer:
+        return Answer(200, WEIGHTS, {}, torn_after=1_000_000)
+
+    with pytest.raises(ServiceUnreachable):
+        downloaded(reply, tmp_path)
+
+
 def test_an_answer_for_another_range_is_not_appended(tmp_path: Path) -> None:
     tries = 0
 

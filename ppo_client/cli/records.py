@@ -64,7 +64,7 @@ def _print_csv(table: "MetricsTable") -> None:
 def _exact(value: float | None) -> str:
     if value is None:
         return ""
-    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else repr(value)
 
 
 def _print_table(table: "MetricsTable") -> None:

@@ -17,9 +17,9 @@ def main() -> None:
     parser.add_argument(
         "--timeout-graceful-shutdown",
         type=int,
-        default=10,
+        default=5,
         metavar="SECONDS",
-        help="how long downloads may go on after SIGTERM (10)",
+        help="how long downloads may go on after SIGTERM (5)",
     )
     arguments = parser.parse_args()
     given = {name: value for name in ("host", "port") if (value := getattr(arguments, name)) is not None}

@@ -28,6 +28,7 @@ def create_app(settings: Settings, *, max_streams_per_tenant: int = MAX_PER_TENA
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=documentation.operation_id,
     )
     database = open_database(settings.database_url, durable=True)
     tailer = Tailer(database)

@@ -8,6 +8,7 @@ from ppo_jobs.schemas import Fault
 
 MAX_DEPTH = 64
 """Objects and arrays inside each other in a body."""
+_PLAINER = {"extra_forbidden": "unknown field", "missing": "this field is required"}
 
 
 def body_faults(entries: Sequence[Mapping[str, Any]], body: object) -> list[Fault]:
@@ -84,5 +85,7 @@ def _child(current: object, part: str | int) -> tuple[bool, object]:
 
 
 def _message(entry: Mapping[str, Any]) -> str:
+    if entry["type"] in _PLAINER:
+        return _PLAINER[entry["type"]]
     message = str(entry["msg"])
     return message[0].lower() + message[1:] if message.startswith("Input ") else message

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.errors import RETRY_AFTER_SECONDS, ProblemError
 from api.tailer import OUTAGE_SECONDS, Tail, Tailer
-from ppo_jobs.errors import DatabaseUnavailable
+from ppo_jobs.errors import DatabaseUnavailable, JobNotFound
 from ppo_jobs.schemas import Job
 
 PING_SECONDS = 15.0
@@ -91,6 +91,8 @@ async def _chunks(tailer: Tailer, tenant_id: str, job: Job, after: int) -> Async
                 yield KEEPALIVE_COMMENT
                 await anyio.sleep(OUTAGE_SECONDS)
                 continue
+            except JobNotFound:
+                return
             if frames:
                 yield b"".join(frame.content for frame in frames)
                 after = frames[-1].seq

@@ -52,5 +52,9 @@ def _unknown(env_id: str, known: Sequence[str]) -> str:
 def _kwargs_faults(spec: TrainingSpec, environment: EnvironmentDescription) -> Iterator[SpecFault]:
     validator = jsonschema_rs.validator_for(json.dumps(environment.kwargs_schema), mask="this value")
     for error in validator.iter_errors(spec.env.kwargs):
-        pointer = "".join(f"/{escape(part)}" for part in error.instance_path)
-        yield SpecFault(f"/env/kwargs{pointer}", error.message)
+        pointer = "/env/kwargs" + "".join(f"/{escape(part)}" for part in error.instance_path)
+        unknown = getattr(error.kind, "unexpected", None)
+        if unknown is None:
+            yield SpecFault(pointer, error.message)
+        else:
+            yield from (SpecFault(f"{pointer}/{escape(name)}", "unknown argument") for name in unknown)

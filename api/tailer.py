@@ -62,10 +62,10 @@ class Tail:
 
     def frames_after(self, after: int) -> list[Frame] | None:
         """What follows `after`; None when that is no longer kept here, and stands in the ledger."""
-        if after >= self.last_seq:
+        missing = self.last_seq - after
+        if missing <= 0:
             return []
-        first = self.last_seq + 1 - len(self._frames)
-        return [*self._frames][after + 1 - first :] if after + 1 >= first else None
+        return list(self._frames)[-missing:] if missing <= len(self._frames) else None
 
     def extend(self, frames: list[Frame], status: JobStatus | None, *, row_seq: int) -> None:
         """Add what the ledger has got, and wake every follower if anything is new; no status: the job is gone."""
@@ -133,6 +133,9 @@ class Tailer:
                 is_behind = await self._poll()
             except DatabaseUnavailable as error:
                 logger.warning("streams wait for the database: %s", error)
+                await asyncio.sleep(OUTAGE_SECONDS)
+            except Exception:  # One poll that failed must not leave every stream of this process behind for ever.
+                logger.exception("streams were not fed")
                 await asyncio.sleep(OUTAGE_SECONDS)
             else:
                 await asyncio.sleep(0 if is_behind else POLL_SECONDS)

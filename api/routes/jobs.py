@@ -53,7 +53,7 @@ _Filter = Annotated[str | None, Query(min_length=1, max_length=200, pattern=r"^[
 
 
 @router.post("", status_code=201, response_model=Job, responses=_CREATED | problems(body=True))
-def submit(
+def submit_job(
     spec: Annotated[TrainingSpec, Body(openapi_examples=_EXAMPLES)],
     request: Request,
     services: ServicesOf,

@@ -76,3 +76,9 @@ def test_the_process_that_serves_never_loads_what_trains():
     )
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
+
+
+def test_every_operation_has_a_name_of_its_own(document):
+    names = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
+    assert len(set(names)) == len(names)
+    assert {"submit_job", "read_file", "head_read_file"} <= set(names)

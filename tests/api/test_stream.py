@@ -10,12 +10,14 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from sqlalchemy import create_engine, make_url, text
 
 from api.app import create_app
 from ppo_client.sse import messages
 from ppo_jobs.repository.tenants import create_api_key, create_tenant
 from tests.api import deployment
 from tests.api.conftest import serving, serving_process, until
+from tests.conftest import SERVER
 
 
 @pytest.fixture
@@ -168,6 +170,26 @@ def test_streams_of_one_tenant_are_capped_and_those_of_another_are_not(settings,
         job_id = deployment.insert(database, other)
         with _raw_stream(url, job_id, other_key) as stream:
             assert b"200 OK" in _received_until(stream, b"id: 1\n")
+
+
+@pytest.mark.skipif(SERVER is None, reason="a file cannot be away")
+def test_a_stream_outlives_an_outage_of_the_database(settings, database, api_key, running):
+    url = make_url(settings.database_url)
+    name = url.database
+    administrator = create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    terminate = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+    with serving(settings) as api_url, _raw_stream(api_url, running, api_key) as stream:
+        assert b"id: 2" in _received_until(stream, b"id: 2\n")
+        with administrator.connect() as connection:
+            connection.execute(text(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS false'))
+            connection.execute(terminate, {"name": name})
+            headers = {"Authorization": f"Bearer {api_key}"}
+            until(lambda: httpx.get(f"{api_url}/v1/jobs", headers=headers, trust_env=False).status_code == 503)
+            connection.execute(text(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS true'))
+        database.dispose()
+        deployment.append(database, running, [1])
+        assert b"id: 3" in _received_until(stream, b"id: 3\n")
+    administrator.dispose()
 
 
 def test_sigterm_ends_fifty_open_streams_and_a_long_poll_at_once(settings, database, api_key, running):

@@ -75,6 +75,8 @@ def on_terminal(arguments: list[str], environment: dict[str, str], *, width: int
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     terminal = {**environment, "TERM": "xterm-256color"}
+    # A size that is set wins over the terminal's own, and test runners set one.
+    terminal.pop("COLUMNS", None)
     with subprocess.Popen([*PPO, *arguments], env=terminal, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         written = b""

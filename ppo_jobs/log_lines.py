@@ -19,6 +19,8 @@ def configure_logging(settings: Settings) -> None:
     root.setLevel(settings.log_level)
     for chatty in ("alembic", "celery", "kombu", "httpx", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+    # It warns that the embedded broker's URL names no host.
+    logging.getLogger("kombu.connection").setLevel(logging.ERROR)
 
 
 class TextFormatter(logging.Formatter):

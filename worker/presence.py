@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ppo_jobs.repository import workers
 from ppo_jobs.settings import Settings
 from ppo_jobs.states import QueueName
 from worker.orphans import release_orphans
-from worker.process import child_variables
+from worker.process import child_variables, lean_variables
 from worker.runs import RUNS
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Presence:
             try:
                 with self._at_work:
                     release_orphans(self._database, self._settings.data_dir / RUNS)
-                description = description or describe()
+                description = description or describe(self._queue)
                 with self._at_work:
                     self._beat(description)
             except DatabaseUnavailable as error:
@@ -120,21 +121,28 @@ class Presence:
         logger.info("worker %s offers %d slots of queue %s", self._worker_id, self._slots, self._queue)
 
 
-def describe() -> Description:
-    """What this worker can train, asked of a process of its own: environments may import anything.
+def describe(queue: QueueName) -> Description:
+    """What a worker of the queue can train, asked of a process of its own: environments may import anything.
 
     Raises:
         DescriptionFailed: it ended without saying so.
     """
+    if queue is QueueName.CUDA:
+        variables = lean_variables(os.environ, threads=1)
+    else:
+        variables = child_variables(os.environ, threads=1, gpu=None)
     try:
-        answer = subprocess.run(
-            [sys.executable, "-P", "-m", "worker.describe"],
-            env=child_variables(os.environ, threads=1, gpu=None),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=120,
-            check=True,
-        )
+        # Some environments leave files where they run.
+        with tempfile.TemporaryDirectory(prefix="ppo-describe-") as scratch:
+            answer = subprocess.run(
+                [sys.executable, "-P", "-m", "worker.describe"],
+                env=variables,
+                cwd=scratch,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=120,
+                check=True,
+            )
         return Description.model_validate(json.loads(answer.stdout))
     except subprocess.CalledProcessError as error:
         raise DescriptionFailed(error.stderr.decode(errors="replace")[-2000:]) from error

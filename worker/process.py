@@ -33,16 +33,17 @@ class Exit:
         return signal.Signals(-self.returncode).name if self.returncode < 0 else None
 
 
-def child_variables(variables: Mapping[str, str], *, threads: int, gpu: int | None) -> dict[str, str]:
-    """The child's environment: what is allowed, its threads, and its own GPU or none."""
+def lean_variables(variables: Mapping[str, str], *, threads: int) -> dict[str, str]:
+    """What a process that runs environment code gets to see: what is allowed, and its threads."""
     allowed = {name: value for name, value in variables.items() if name in ALLOWED or name.startswith(ALLOWED_PREFIXES)}
-    return {
-        **allowed,
-        **dict.fromkeys(THREAD_VARIABLES, str(threads)),
-        "CUDA_VISIBLE_DEVICES": visible_device(variables.get("CUDA_VISIBLE_DEVICES"), gpu),
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONFAULTHANDLER": "1",
-    }
+    told = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    return {**allowed, **dict.fromkeys(THREAD_VARIABLES, str(threads)), **told}
+
+
+def child_variables(variables: Mapping[str, str], *, threads: int, gpu: int | None) -> dict[str, str]:
+    """The child's environment: lean, and with its own GPU or none."""
+    device = visible_device(variables.get("CUDA_VISIBLE_DEVICES"), gpu)
+    return {**lean_variables(variables, threads=threads), "CUDA_VISIBLE_DEVICES": device}
 
 
 def visible_device(visible: str | None, gpu: int | None) -> str:

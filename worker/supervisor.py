@@ -40,6 +40,8 @@ GRACE_SECONDS = {Intent.CANCEL: 2.0, Intent.DRAIN: 20.0, Intent.BUDGET: 20.0}
 """For the child to reach the end of an iteration and save a checkpoint, before it is made to end."""
 
 LINGER_SECONDS = 3.0
+"""For a child that has said how training ended to close its environments."""
+
 LOG_TAIL_BYTES = 4096
 
 
@@ -65,20 +67,25 @@ def supervise(claim: claims.Claim, slot: Slot) -> JobStatus | None:
 
     Returns: the job's status now; None if the attempt lost its lease and does not know.
     """
-    root = slot.settings.data_dir / RUNS
     with Lease(slot.database, claim, lease_seconds=slot.settings.lease_seconds) as lease:
         try:
-            with run_directory(root, *claim.key) as run:
-                status = settle(claim, slot, attempted(Attempt(claim, slot, run, lease)), lease)
-                run.remove()
-                return status
-        except OSError as error:
-            return settle(claim, slot, lost(error), lease)
+            return _supervise(claim, slot, lease)
         except LeaseLost:
             logger.warning("job %s: attempt %d lost its lease", claim.job_id, claim.attempt)
         except Abandoned:
             logger.warning("job %s: attempt %d is left to its lease", claim.job_id, claim.attempt)
     return None
+
+
+def _supervise(claim: claims.Claim, slot: Slot, lease: Lease) -> JobStatus:
+    try:
+        with run_directory(slot.settings.data_dir / RUNS, *claim.key) as run:
+            status = settle(claim, slot, attempted(Attempt(claim, slot, run, lease)), lease)
+            run.remove()
+            return status
+    except OSError as error:
+        logger.error("job %s: no directory to run it in: %s", claim.job_id, error)
+        return settle(claim, slot, lost(error), lease)
 
 
 def attempted(attempt: "Attempt") -> Verdict:

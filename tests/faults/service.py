@@ -90,7 +90,9 @@ def running_service(data_dir: Path, *, slots: int, variables: dict[str, str]) ->
             [*command, str(slots)], env=given, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        yield _opened(data_dir, process, variables)
+        service = _opened(data_dir, process, variables)
+        with service.http:
+            yield service
     finally:
         below = _below(psutil.Process(process.pid), recursive=True) if process.poll() is None else []
         process.send_signal(signal.SIGTERM)

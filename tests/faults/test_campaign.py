@@ -5,11 +5,14 @@ import pytest
 from tests.faults.campaign import Plan, run
 
 CARTPOLE = Plan(jobs=10, kills=10, env="CartPole-v1", timesteps=150_000)
+SHORT = {"env": {"n_envs": 4}, "ppo": {"n_steps": 256, "batch_size": 256, "n_epochs": 4}}
+"""Iterations so short that a job has some dozens of them to be killed in."""
+
 LONG = [
     CARTPOLE,
-    Plan(jobs=2, kills=2, env="LunarLander-v3", timesteps=60_000),
-    Plan(jobs=2, kills=2, env="HalfCheetah-v5", timesteps=30_000),
-    Plan(jobs=2, kills=2, env="CartPole-v1", timesteps=60_000, vectorization="process"),
+    Plan(jobs=2, kills=4, env="LunarLander-v3", timesteps=30_000, spec=SHORT),
+    Plan(jobs=2, kills=4, env="HalfCheetah-v5", timesteps=20_000, spec=SHORT),
+    Plan(jobs=2, kills=4, env="CartPole-v1", timesteps=30_000, vectorization="process"),
 ]
 
 

@@ -99,6 +99,8 @@ def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
             found += stream_faults(service.events(disturbed[0]), reader.sequence)
             summary = summarize(service, plan, disturbed, kills, took)
         found += leftovers(service, data_dir)
+        if len(kills) < plan.kills:
+            found.append(f"only {len(kills)} of {plan.kills} faults struck: the jobs are too short")
         service.database.dispose()
     return {**summary, "stream_cuts": reader.cuts, "faults_found": found}
 
@@ -115,12 +117,16 @@ def disturb(
     service: Service, plan: Plan, job_ids: list[str], deadline: float, say: Callable[[str], None]
 ) -> list[tuple[Target, float]]:
     """Kill what the plan says when it says; gives each target with the time of its death."""
-    began, done, chance = time.monotonic(), [], random.Random(plan.seed + 2)
+    began, chance = time.monotonic(), random.Random(plan.seed + 2)
+    done: list[tuple[Target, float]] = []
     whole = plan.jobs * plan.iterations()
     for fault in faults(plan):
         while time.monotonic() < deadline:
             time.sleep(0.05)
-            if sum(service.job(job_id).progress.iteration for job_id in job_ids) < fault.at * whole:
+            jobs = [service.job(job_id) for job_id in job_ids]
+            if all(job.status in TERMINAL for job in jobs):
+                return done
+            if sum(job.progress.iteration for job in jobs) < fault.at * whole:
                 continue
             trained = {child: runs for child in service.children() if (runs := service.iteration(child))}
             victims = sorted(trained if fault.target == "child" else service.celery_mains(), key=lambda it: it.pid)

@@ -65,8 +65,9 @@ class Service:
         return [process for process in _below(self.process, recursive=False) if _runs(process, "worker.tasks")]
 
     def children(self) -> list[psutil.Process]:
-        """The training processes."""
-        return [process for process in _below(self.process, recursive=True) if _runs(process, "worker.child")]
+        """The training processes; those of their environments are no leaders of a group."""
+        below = _below(self.process, recursive=True)
+        return [process for process in below if _runs(process, "worker.child") and _leads_group(process)]
 
     def iteration(self, child: psutil.Process) -> tuple[str, int] | None:
         """The child's job and how far it has come; None where it has not trained yet, or is gone."""
@@ -133,4 +134,11 @@ def _runs(process: psutil.Process, module: str) -> bool:
     try:
         return module in process.cmdline()
     except psutil.Error:
+        return False
+
+
+def _leads_group(process: psutil.Process) -> bool:
+    try:
+        return os.getpgid(process.pid) == process.pid
+    except ProcessLookupError:
         return False

@@ -4,21 +4,26 @@ import pytest
 
 from tests.faults.campaign import Plan, run
 
-CARTPOLE = Plan(jobs=10, kills=10, env="CartPole-v1", timesteps=150_000)
 SHORT = {"env": {"n_envs": 4}, "ppo": {"n_steps": 256, "batch_size": 256, "n_epochs": 4}}
 """Iterations so short that a job has some dozens of them to be killed in."""
 
+SLOW = {
+    "env": {"n_envs": 2, "kwargs": {"seconds_per_step": 0.002}},
+    "ppo": {"n_steps": 32, "batch_size": 32, "n_epochs": 2},
+}
+"""An iteration takes at least 2 · 32 · 2 ms = 0.13 s, however fast the engine is."""
+
 LONG = [
-    CARTPOLE,
+    Plan(jobs=10, kills=10, env="CartPole-v1", timesteps=150_000),
     Plan(jobs=2, kills=4, env="LunarLander-v3", timesteps=30_000, spec=SHORT),
     Plan(jobs=2, kills=4, env="HalfCheetah-v5", timesteps=20_000, spec=SHORT),
-    Plan(jobs=2, kills=4, env="CartPole-v1", timesteps=30_000, vectorization="process"),
+    Plan(jobs=2, kills=4, env="CartPole-v1", timesteps=60_000, vectorization="process", spec=SHORT),
 ]
 
 
 @pytest.mark.timeout(400)
 def test_killed_children_and_workers_cost_no_iteration_and_no_bit() -> None:
-    plan = Plan(jobs=2, kills=3, timesteps=15_000, seed=1, limit_seconds=300)
+    plan = Plan(jobs=2, kills=3, env="test/Slow-v0", timesteps=64 * 50, seed=1, spec=SLOW, limit_seconds=300)
     summary = run(plan, print)
     assert summary["faults_found"] == []
     assert (summary["succeeded"], summary["kills_of_children"], summary["kills_of_celery_mains"]) == (2, 2, 1)

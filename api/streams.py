@@ -1,11 +1,11 @@
 """Ledgers as server-sent events (WHATWG HTML, 9.2)."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from http import HTTPStatus
 
-import anyio
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
@@ -17,8 +17,6 @@ from ppo_jobs.schemas import Job
 PING_SECONDS = 15.0
 RECONNECT_MILLISECONDS = 2000
 MAX_PER_TENANT = 500
-STUCK_SECONDS = 1.0
-"""How long a client that reads nothing may hold up the end of this process."""
 
 
 class Streams:
@@ -66,17 +64,10 @@ class LedgerStream(EventSourceResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with aclosing(self._chunks), anyio.create_task_group() as group:
-                group.start_soon(self._give_up_when_stuck, group.cancel_scope)
+            async with aclosing(self._chunks):
                 await super().__call__(scope, receive, send)
-                group.cancel_scope.cancel()
         finally:
             self._streams.closed(self._tenant_id)
-
-    async def _give_up_when_stuck(self, scope: anyio.CancelScope) -> None:
-        await self._streams.tailer.stopped.wait()
-        await anyio.sleep(STUCK_SECONDS)
-        scope.cancel()
 
 
 async def _chunks(tailer: Tailer, tenant_id: str, job: Job, after: int) -> AsyncGenerator[bytes]:
@@ -89,7 +80,7 @@ async def _chunks(tailer: Tailer, tenant_id: str, job: Job, after: int) -> Async
                     frames = await tailer.read(tail, after)
             except DatabaseUnavailable:
                 yield KEEPALIVE_COMMENT
-                await anyio.sleep(OUTAGE_SECONDS)
+                await asyncio.sleep(OUTAGE_SECONDS)
                 continue
             except JobNotFound:
                 return

@@ -44,14 +44,14 @@ def serving(settings: Settings, app: FastAPI | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def serving_process(settings: Settings) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def serving_process(settings: Settings, *, graceful_seconds: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The URL and the process of `python -m api`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     names = ("database_url", "broker_url", "artifacts_url", "data_dir")
     environment = os.environ | {f"PPO_{name.upper()}": str(getattr(settings, name)) for name in names}
-    command = [sys.executable, "-m", "api", "--port", str(port)]
+    command = [sys.executable, "-m", "api", "--port", str(port), "--timeout-graceful-shutdown", str(graceful_seconds)]
     with subprocess.Popen(command, env=environment) as process:
         url = f"http://127.0.0.1:{port}"
         try:

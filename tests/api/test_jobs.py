@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from api.dependencies import MAX_SEQ
+from ppo_engine.presets import presets
 from tests.api import deployment
 
 
@@ -13,7 +14,8 @@ def test_a_job_needs_only_an_environment(client):
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
     assert job["spec"] == {"env": {"id": "CartPole-v1"}}
     assert job["status"] == "queued" and job["last_seq"] == 1
-    assert job["resolved_spec"]["ppo"]["total_timesteps"] == 100_000, "the preset's"
+    tuned = presets()["CartPole-v1"].spec["ppo"]
+    assert job["resolved_spec"]["ppo"] == job["resolved_spec"]["ppo"] | tuned
     assert client.get(answer.headers["location"]).json() == job
 
 
@@ -28,7 +30,8 @@ def test_what_the_user_sets_wins_over_the_preset(client):
     spec = {"env": {"id": "CartPole-v1"}, "ppo": {"gamma": 0.5}, "device": "cuda"}
     job = client.post("/v1/jobs", json=spec).json()
     assert job["resolved_spec"]["ppo"]["gamma"] == 0.5
-    assert job["resolved_spec"]["ppo"]["gae_lambda"] == 0.8, "the preset's"
+    tuned = presets()["CartPole-v1"].spec["ppo"]
+    assert job["resolved_spec"]["ppo"] == job["resolved_spec"]["ppo"] | tuned | {"gamma": 0.5}
     assert job["wants"] == "cuda"
     assert job["queue"]["reason"] == "no worker offers cuda"
 

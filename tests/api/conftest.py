@@ -27,7 +27,8 @@ from tests.api import deployment
 @contextmanager
 def serving(settings: Settings, app: FastAPI | None = None) -> Iterator[str]:
     """The URL of an API that answers until the block ends."""
-    with socket.socket() as listener:
+    # asyncio turns Nagle's delay off only for sockets that name their protocol.
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         served = app or create_app(settings)
         config = uvicorn.Config(served, log_config=None, timeout_graceful_shutdown=5)

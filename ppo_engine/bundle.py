@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from safetensors.numpy import load_file
 
+from ppo_engine.squashing import squashed
+
 Actions: TypeAlias = NDArray[np.float32] | NDArray[np.int64]
-"""One row per observation: float32 [n, A] unclipped for Box, int64 [n, heads] for the discrete kinds."""
+"""One row per observation: float32 [n, A] for Box, which only a squashing policy keeps within the bounds; int64
+[n, heads] for the discrete kinds."""
 
 Floats: TypeAlias = Annotated[tuple[float | None, ...], Field(strict=False)]
 Integers: TypeAlias = Annotated[tuple[int, ...], Field(strict=False)]
@@ -83,6 +86,8 @@ class PolicyManifest(ManifestModel):
     """The actor, from observation to heads; the activation follows every layer but the last."""
     log_std: str | None = None
     """Tensor of A logarithms of standard deviations, for Box."""
+    squash_output: bool = False
+    """The actor's outputs, and samples around them, become actions by (low + high)/2 + (high - low)/2 · tanh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ class LoadedPolicy:
     tensors: dict[str, NDArray[Any]]
 
     def heads(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits, or means of Box actions, [n, outputs], of flat encoded observations [n, D]."""
+        """Logits, or means of Box actions before any squashing, [n, outputs], of flat encoded observations [n, D]."""
         activation = np.tanh if self.manifest.activation == "tanh" else _relu
         x = self._normalized(np.asarray(observations, dtype=np.float32))
         for layer in self.manifest.layers[:-1]:
@@ -110,12 +115,14 @@ class LoadedPolicy:
         generator: np.random.Generator | None = None,
     ) -> Actions:
         """Action rows of flat encoded observations [n, D]: the likeliest ones, or samples drawn from `generator`."""
-        heads = self.heads(observations)
+        heads, space = self.heads(observations), self.manifest.action_space
         if deterministic:
-            return likeliest_actions(heads, self.manifest.action_space)
-        if generator is None:
+            rows = likeliest_actions(heads, space)
+        elif generator is None:
             raise ValueError("sampling actions needs a generator")
-        return self._sample(heads, generator)
+        else:
+            rows = self._sample(heads, generator)
+        return squashed(rows, *bounds(space)) if self.manifest.squash_output else rows
 
     def _normalized(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         normalizer = self.manifest.normalizer
@@ -153,6 +160,9 @@ def load_policy(directory: Path) -> LoadedPolicy:
     missing = [name for name in named if name not in tensors]
     if missing:
         raise ValueError(f"policy.safetensors lacks {', '.join(missing)}")
+    space = manifest.action_space
+    if manifest.squash_output and not (space.kind == "box" and np.isfinite(bounds(space)).all()):
+        raise ValueError("policy.json squashes actions that have no finite bounds")
     return LoadedPolicy(manifest, {name: tensors[name] for name in named})
 
 

@@ -21,7 +21,7 @@ from ppo_engine.normalization import ObservationNormalizer, RewardNormalizer
 from ppo_engine.policy import Policy
 from ppo_engine.random import environment_seeds, stream
 from ppo_engine.rollout import Collector, Rollout
-from ppo_engine.spec import EnvSpec, TrainingSpec
+from ppo_engine.spec import EnvSpec, InvalidSpec, TrainingSpec
 from ppo_engine.update import Learner
 
 
@@ -59,8 +59,7 @@ class Components:
         def sampled_actions(observations: NDArray[np.float32]) -> NDArray[Any]:
             noise = torch.from_numpy(self.policy.distribution.noise(generator, (len(observations),))).to(device)
             seen = torch.tensor(self._normalized(observations), device=device)
-            rows: NDArray[Any] = self.policy.act(seen, noise)[0].cpu().numpy()
-            return rows
+            return self.policy.environment_rows(self.policy.act(seen, noise)[0])
 
         return sampled_actions
 
@@ -88,6 +87,7 @@ class Components:
             activation=spec.policy.activation,
             layers=tuple(layers),
             log_std="policy/log_std" if self.policy.action_space.kind == "box" else None,
+            squash_output=spec.policy.squash_output,
         )
 
     def _normalized(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -97,12 +97,16 @@ class Components:
 def build(spec: TrainingSpec, seed: int) -> Components:
     """The parts of a training as they are before its first step; `spec` is resolved.
 
-    Raises: UnknownEnvironment, UnsupportedSpace, DeviceUnavailable.
+    Raises: UnknownEnvironment, UnsupportedSpace, DeviceUnavailable, InvalidSpec.
     """
     ppo, normalize, device = spec.ppo, spec.normalize, device_of(spec)
     environment = make_vector_environment(spec.env, environment_seeds(seed, spec.env.n_envs))
     size, n_envs = environment.observation_size, environment.n_envs
-    policy = Policy(spec.policy, size, environment.action_space, generator=stream(seed, "init"), device=device)
+    try:
+        policy = Policy(spec.policy, size, environment.action_space, generator=stream(seed, "init"), device=device)
+    except InvalidSpec:
+        environment.close()
+        raise
     normalizer = None
     if normalize.observations:
         normalizable = environment.encoder.normalizable

@@ -51,6 +51,29 @@ def gaussian(mean: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Te
     return log_probs, entropy.expand(mean.shape[:-1])
 
 
+def squashed_gaussian(mean: Tensor, log_std: Tensor, unsquashed: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-densities of tanh(u) for `unsquashed` u [B, A] ~ N(mean, diag(exp(2 log_std))), and entropies: [B] each.
+
+    log π(tanh u) = log N(u) - Σ log(1 - tanh² u), a density over (-1, 1)^A. Scaling to an environment's bounds would
+    subtract the constant Σ log reach: it cancels in every ratio, moves no gradient, and is left out so that entropies
+    do not depend on the units of actions.
+
+    No closed form is known for the entropy. It is H(N) + E[Σ log(1 - tanh² u)], and the answer is the estimate of it
+    by the one sample at hand: -log π(tanh u), but for the Gaussian's part, which is exact. In its gradient the sample
+    moves with its distribution, u = mean + σ z at constant z (Kingma and Welling 2014, arXiv:1312.6114), which makes it
+    an unbiased gradient of the entropy. That of -log π(tanh u) at a constant u would be 0 in expectation.
+    """
+    log_probs, entropies = gaussian(mean, log_std, unsquashed)
+    z = ((unsquashed - mean) * torch.exp(-log_std)).detach()
+    moving = torch.addcmul(mean, torch.exp(log_std), z)
+    return log_probs - log_slope_of_tanh(unsquashed).sum(-1), entropies + log_slope_of_tanh(moving).sum(-1)
+
+
+def log_slope_of_tanh(u: Tensor) -> Tensor:
+    """log(1 - tanh² u) = 2 (log 2 - u - softplus(-2u)), which stays exact where tanh rounds to ±1."""
+    return 2 * (math.log(2) - u + F.logsigmoid(2 * u))
+
+
 class Distribution(Protocol):
     """A kind of action distribution. `log_std` [A] is that of `DiagonalGaussian`; the others ignore it."""
 
@@ -152,3 +175,14 @@ class DiagonalGaussian:
 
     def log_probs_and_entropies(self, outputs: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         return gaussian(outputs, log_std, actions)
+
+
+@dataclass(frozen=True)
+class SquashedGaussian(DiagonalGaussian):
+    """The tanh of independent normal numbers. Its rows are the numbers before the tanh, from which log-probs are exact.
+
+    The row of `mode` is the mean: its tanh is the median of each action, not the point where its density is greatest.
+    """
+
+    def log_probs_and_entropies(self, outputs: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        return squashed_gaussian(outputs, log_std, actions)

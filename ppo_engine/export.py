@@ -24,6 +24,7 @@ from ppo_engine.bundle import (
 from ppo_engine.envs.spaces import ActionSpace
 from ppo_engine.errors import CheckpointCorrupt
 from ppo_engine.spec import TrainingSpec
+from ppo_engine.squashing import centre_and_reach
 
 BUNDLE_FILES = ("policy.json", "policy.onnx", "vectors.json")
 OPSET = 17
@@ -63,6 +64,9 @@ def spec_sha256(spec: TrainingSpec) -> str:
     trained = spec.model_dump(
         mode="json", include={"env", "policy", "ppo", "normalize", "seed", "device", "backend", "stop", "evaluation"}
     )
+    if not spec.policy.squash_output:
+        # The field is younger than the first of these names, which stay what they were.
+        del trained["policy"]["squash_output"]
     return hashlib.sha256(json.dumps(trained, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -94,7 +98,7 @@ def onnx_model(policy: LoadedPolicy) -> onnx.ModelProto:
     heads = _actor_nodes(graph, policy)
     graph.node("Identity", [heads], "heads")
     space = policy.manifest.action_space
-    _action_nodes(graph, space)
+    _action_nodes(graph, policy.manifest)
     kind = TensorProto.FLOAT if space.kind == "box" else TensorProto.INT64
     outputs = policy.tensors[policy.manifest.layers[-1].bias].shape[0]
     model = helper.make_model(
@@ -163,11 +167,13 @@ def _normalizer_nodes(graph: _Graph, policy: LoadedPolicy) -> str:
     return graph.node("Cast", [clipped], "normalized", to=TensorProto.FLOAT)
 
 
-def _action_nodes(graph: _Graph, space: ActionManifest) -> None:
+def _action_nodes(graph: _Graph, manifest: PolicyManifest) -> None:
+    space = manifest.action_space
     shape = graph.constant("action_shape", np.array([-1, *space.shape], dtype=np.int64))
     if space.kind == "box":
         low, high = bounds(space)
-        numbers = graph.node("Round", ["heads"], "rounded") if is_integer(space) else "heads"
+        numbers = _squashing_nodes(graph, space) if manifest.squash_output else "heads"
+        numbers = graph.node("Round", [numbers], "rounded") if is_integer(space) else numbers
         raised = graph.node("Max", [numbers, graph.constant("low", low)], "raised")
         rows = graph.node("Min", [raised, graph.constant("high", high)], "bounded")
     elif space.kind == "multi_binary":
@@ -176,6 +182,13 @@ def _action_nodes(graph: _Graph, space: ActionManifest) -> None:
     else:
         rows = _choice_nodes(graph, space)
     graph.node("Reshape", [rows, shape], "actions")
+
+
+def _squashing_nodes(graph: _Graph, space: ActionManifest) -> str:
+    centre, reach = centre_and_reach(*bounds(space))
+    between = graph.node("Tanh", ["heads"], "between")
+    reached = graph.node("Mul", [between, graph.constant("reach", reach)], "reached")
+    return graph.node("Add", [reached, graph.constant("centre", centre)], "squashed")
 
 
 def _choice_nodes(graph: _Graph, space: ActionManifest) -> str:
@@ -192,7 +205,9 @@ def _check(policy: LoadedPolicy, observations: NDArray[np.float32], actions: Act
     heads, space = policy.heads(observations), policy.manifest.action_space
     tolerance = TOLERANCE * max(1.0, float(np.abs(heads).max(initial=0.0)))
     if space.kind == "box":
-        agree = bool(np.allclose(heads, actions, rtol=0.0, atol=tolerance))
+        # The slope of tanh is 1 at most: an error of the heads grows by no more than the reach of the bounds.
+        slope = centre_and_reach(*bounds(space))[1] if policy.manifest.squash_output else 1.0
+        agree = bool(np.allclose(policy.act(observations), actions, rtol=1e-6, atol=tolerance * slope))
     elif space.kind == "multi_binary":
         agree = bool(np.all((np.abs(heads) <= tolerance) | ((heads > 0) == (actions > 0))))
     else:

@@ -10,9 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ppo_engine.distributions import LOG_STD_BOUNDS, Bernoulli, DiagonalGaussian, Distribution, MultiCategorical
+from ppo_engine.distributions import (
+    LOG_STD_BOUNDS,
+    Bernoulli,
+    DiagonalGaussian,
+    Distribution,
+    MultiCategorical,
+    SquashedGaussian,
+)
 from ppo_engine.envs.spaces import ActionSpace
-from ppo_engine.spec import PolicySpec
+from ppo_engine.spec import InvalidSpec, PolicySpec, SpecFault
+from ppo_engine.squashing import squashed
 
 HIDDEN_GAIN, ACTOR_GAIN, CRITIC_GAIN = math.sqrt(2), 0.01, 1.0
 """Gains of the orthogonal initialisation. Source: Engstrom et al. 2020, arXiv:2005.12729."""
@@ -52,12 +60,15 @@ class Policy(nn.Module):
         generator: np.random.Generator,
         device: torch.device | None = None,
     ) -> None:
-        """Draws the initial weights from `generator`, the actor's before the critic's in each layer."""
+        """Draws the initial weights from `generator`, the actor's before the critic's in each layer.
+
+        Raises: InvalidSpec where the spec asks for squashed actions and the action space has no finite bounds.
+        """
         super().__init__()
         self.spec = spec
         self.observation_size = observation_size
         self.action_space = action_space
-        self.distribution = distribution_of(action_space)
+        self.distribution = distribution_of(action_space, squash_output=spec.squash_output)
         self.device = device or torch.device("cpu")
         self._activation = torch.relu if spec.activation == "relu" else tanh_for(self.device)
         self.trunks = 1 if spec.share_features else 2
@@ -112,10 +123,17 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def deterministic_actions(self, observations: NDArray[np.float32]) -> NDArray[Any]:
-        """The likeliest action rows [B, columns] of normalised observations [B, D]."""
+        """The likeliest action rows [B, columns] of normalised observations [B, D], as environments take them."""
         outputs, _ = self.forward(torch.tensor(observations, device=self.device))
-        rows: NDArray[Any] = self.distribution.mode(outputs).cpu().numpy()
-        return rows
+        return self.environment_rows(self.distribution.mode(outputs))
+
+    def environment_rows(self, actions: Tensor) -> NDArray[Any]:
+        """Action rows [B, columns] of the distribution as the environment takes them: squashed, if the spec says so."""
+        rows: NDArray[Any] = actions.cpu().numpy()
+        low, high = self.action_space.low, self.action_space.high
+        if not self.spec.squash_output or low is None or high is None:
+            return rows
+        return squashed(rows, low, high)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -211,8 +229,15 @@ def tanh_for(device: torch.device) -> Callable[[Tensor], Tensor]:
     return fastest
 
 
-def distribution_of(action_space: ActionSpace) -> Distribution:
-    """The distribution that fits an action space."""
+def distribution_of(action_space: ActionSpace, *, squash_output: bool = False) -> Distribution:
+    """The distribution that fits an action space.
+
+    Raises: InvalidSpec where actions cannot be squashed, since the space has no finite bounds.
+    """
+    if squash_output:
+        if not action_space.is_bounded:
+            raise InvalidSpec([SpecFault("/policy/squash_output", "needs Box actions with finite bounds")])
+        return SquashedGaussian(action_space.columns)
     if action_space.kind == "box":
         return DiagonalGaussian(action_space.columns)
     if action_space.kind == "multi_binary":

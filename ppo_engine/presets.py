@@ -224,6 +224,9 @@ def consistency_faults(spec: TrainingSpec, environment: EnvironmentDescription |
         faults.append(SpecFault("/env/id", environment.unsupported_reason or "this environment is not supported"))
     if spec.env.vectorization == "native" and not environment.native_vector:
         faults.append(SpecFault("/env/vectorization", f"{environment.id} has no vector form of its own"))
+    # Arguments may change the action space: with them, the fault is found when the environment is made.
+    if spec.policy.squash_output and not spec.env.kwargs and not _has_bounds(environment.action_space):
+        faults.append(SpecFault("/policy/squash_output", f"{environment.id} has no Box actions with finite bounds"))
     return faults
 
 
@@ -254,6 +257,15 @@ def _merge(base: dict[str, Any], patch: Patch) -> dict[str, Any]:
         is_section = isinstance(section, type) and issubclass(section, SpecModel)
         merged[name] = {**base[name], **value} if is_section and isinstance(value, dict) else value
     return merged
+
+
+def _has_bounds(action_space: Mapping[str, JsonValue]) -> bool:
+    """Whether a space, as the catalogue describes it, is a Box with a number for each of its bounds."""
+    return action_space.get("type") == "Box" and all(_is_finite(action_space.get(bound)) for bound in ("low", "high"))
+
+
+def _is_finite(bound: JsonValue) -> bool:
+    return all(map(_is_finite, bound)) if isinstance(bound, list) else bound is not None
 
 
 def _metrics_window(merged: dict[str, Any]) -> int:

@@ -24,7 +24,7 @@ class Rollout:
     observations: Tensor
     """float32 [T, N, D], normalised: what the policy saw."""
     actions: Tensor
-    """[T, N, columns], as the policy chose them, not as the environment clipped them."""
+    """[T, N, columns], as the policy chose them, before they were squashed or clipped."""
     log_probs: Tensor
     values: Tensor
     next_values: Tensor
@@ -107,7 +107,7 @@ class Collector:
             chosen = self.policy.act(seen, noise_row)
             for column, numbers in zip(columns, chosen, strict=True):
                 column.copy_(numbers)
-            step = self.environment.step(chosen[0].cpu().numpy())
+            step = self.environment.step(self.policy.environment_rows(chosen[0]))
             self._store(t, step)
             if step.truncated.any():
                 environments = np.flatnonzero(step.truncated & ~step.terminated)

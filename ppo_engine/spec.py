@@ -84,6 +84,9 @@ class PolicySpec(SpecModel):
     """One trunk for actor and critic instead of two."""
     log_std_init: float = Field(default=0.0, ge=-20, le=2)
     """Initial logarithm of the standard deviation of continuous actions."""
+    squash_output: bool = False
+    """Actions are the tanh of a Gaussian, scaled to the environment's bounds, instead of a Gaussian that is clipped to
+    them. For Box actions whose bounds are finite."""
 
 
 class PPOSpec(SpecModel):

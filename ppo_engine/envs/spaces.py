@@ -55,7 +55,8 @@ class ObservationEncoder:
 class ActionSpace:
     """An action space as the policy sees it: rows of numbers.
 
-    A row is int64 `[heads]` for the discrete kinds, each entry counted from 0, and float32 `[A]` for a Box, unclipped.
+    A row is int64 `[heads]` for the discrete kinds, each entry counted from 0, and float32 `[A]` for a Box, in the
+    environment's units but unclipped.
     """
 
     kind: ActionKind
@@ -85,6 +86,13 @@ class ActionSpace:
     def row_dtype(self) -> np.dtype[Any]:
         """float32 for a Box, int64 otherwise."""
         return np.dtype(np.float32 if self.kind == "box" else np.int64)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether it is a Box with bounds on both sides that float32 can hold."""
+        if self.low is None or self.high is None:
+            return False
+        return bool((np.abs([self.low, self.high]) <= np.finfo(np.float32).max).all())
 
     def decode(self, row: NDArray[Any]) -> Action:
         """One row [heads] or [A] as the action that the environment takes: clipped to bounds, shaped and typed."""

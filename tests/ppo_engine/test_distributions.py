@@ -11,7 +11,9 @@ from ppo_engine.distributions import (
     bernoulli,
     categorical,
     gaussian,
+    log_slope_of_tanh,
     sample_categorical,
+    squashed_gaussian,
 )
 
 NO_LOG_STD = torch.zeros(0)
@@ -118,3 +120,67 @@ def test_one_block_of_noise_is_what_drawing_step_by_step_would_give() -> None:
         block = distribution.noise(np.random.default_rng(4), (5, 2))
         generator = np.random.default_rng(4)
         assert block.tolist() == [distribution.noise(generator, (2,)).tolist() for _ in range(5)]
+
+
+def test_the_log_slope_of_tanh_in_numbers() -> None:
+    """tanh(log 2) = 3/5, so the slope is 16/25; far out 1 - tanh² u is 4 exp(-2|u|)."""
+    u = torch.tensor([0.0, math.log(2), -math.log(2), 20.0, -20.0])
+    far = math.log(4) - 40
+    assert log_slope_of_tanh(u).tolist() == pytest.approx([0, math.log(16 / 25), math.log(16 / 25), far, far], abs=1e-6)
+
+
+def test_squashed_log_densities_are_those_of_the_definition_in_float64() -> None:
+    """log N(u) - Σ log(1 - tanh² u), which float64 can compute as it stands for |u| < 6."""
+    draw = np.random.default_rng(0)
+    mean, log_std, u = draw.normal(size=(50, 3)), draw.normal(size=3), draw.uniform(-6, 6, size=(50, 3))
+    normal = -0.5 * ((u - mean) / np.exp(log_std)) ** 2 - log_std - 0.5 * np.log(2 * np.pi)
+    expected = (normal - np.log(1 - np.tanh(u) ** 2)).sum(1)
+    exact, _ = squashed_gaussian(*(torch.from_numpy(array) for array in (mean, log_std, u)))
+    single, _ = squashed_gaussian(*(torch.from_numpy(array.astype(np.float32)) for array in (mean, log_std, u)))
+    np.testing.assert_allclose(exact.numpy(), expected, rtol=1e-9)
+    np.testing.assert_allclose(single.numpy(), expected, rtol=1e-5, atol=1e-4)
+
+
+def surprise(mean: float, log_std: float) -> tuple[float, float]:
+    """The integrals over the actions -1 to 1 of a squashed normal density, and of its surprise."""
+    edges = np.linspace(-1, 1, 400_001)
+    u = torch.from_numpy(np.arctanh((edges[1:] + edges[:-1]) / 2)).unsqueeze(1)
+    log_density, _ = squashed_gaussian(torch.full_like(u, mean), torch.tensor([log_std], dtype=torch.float64), u)
+    width = 2 / 400_000
+    return float(log_density.exp().sum() * width), float(-(log_density.exp() * log_density).sum() * width)
+
+
+@pytest.mark.parametrize(("mean", "log_std"), [(0.0, 0.0), (0.7, -0.5), (-1.5, 0.3)])
+def test_squashed_density_integrates_to_one_over_the_actions(mean: float, log_std: float) -> None:
+    assert surprise(mean, log_std)[0] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_squashed_densities_are_finite_where_tanh_is_one_and_so_are_their_gradients() -> None:
+    """At u = ±20 under N(0, 1): -200 - ½ log 2π - (log 4 - 40); moving the mean there changes log N by ±20."""
+    mean, log_std = torch.zeros(2, 1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    log_probs, entropies = squashed_gaussian(mean, log_std, torch.tensor([[20.0], [-20.0]]))
+    assert log_probs.tolist() == pytest.approx([-160 - 0.5 * math.log(2 * math.pi) - math.log(4)] * 2)
+    gradients = torch.autograd.grad(log_probs.sum(), (mean, log_std), retain_graph=True)
+    assert gradients[0].flatten().tolist() == pytest.approx([20.0, -20.0])
+    assert gradients[1].item() == pytest.approx(2 * (20**2 - 1))
+    assert torch.isfinite(entropies).all()
+    # the slope of log(1 - tanh² u) is -2 tanh u, and u moves with the mean as it is, with log σ by z = ±20
+    of_entropy = torch.autograd.grad(entropies.sum(), (mean, log_std))
+    assert of_entropy[0].flatten().tolist() == pytest.approx([-2.0, 2.0])
+    assert of_entropy[1].item() == pytest.approx(2 * (1 - 2 * 20))
+
+
+@pytest.mark.parametrize(("mean", "log_std"), [(0.3, 0.2), (-1.0, -0.5)])
+def test_squashed_entropies_and_their_gradients_are_right_on_average(mean: float, log_std: float) -> None:
+    """Over 200,000 samples; five standard errors of numbers that spread by about 2 are 5 · 2/√200000 ≈ 0.022."""
+    centre = torch.tensor([mean], dtype=torch.float64, requires_grad=True)
+    spread = torch.tensor([log_std], dtype=torch.float64, requires_grad=True)
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((200_000, 1)))
+    samples = (centre + spread.exp() * noise).detach()
+    _, entropies = squashed_gaussian(centre.expand_as(samples), spread, samples)
+    assert entropies.mean().item() == pytest.approx(surprise(mean, log_std)[1], abs=0.022)
+    slopes = torch.autograd.grad(entropies.mean(), (centre, spread))
+    step = 1e-3
+    by_mean = (surprise(mean + step, log_std)[1] - surprise(mean - step, log_std)[1]) / (2 * step)
+    by_log_std = (surprise(mean, log_std + step)[1] - surprise(mean, log_std - step)[1]) / (2 * step)
+    assert [float(slope) for slope in slopes] == pytest.approx([by_mean, by_log_std], abs=0.022)

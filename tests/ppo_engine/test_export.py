@@ -1,6 +1,7 @@
 """Laws of the policy bundle: manifest, NumPy reader, ONNX graph and test vectors say the same thing."""
 
 import json
+import math
 import subprocess
 import sys
 from itertools import pairwise
@@ -35,6 +36,12 @@ SPACES = {
     "multi_binary": ActionManifest(kind="multi_binary", sizes=(2, 2, 2, 2), shape=(2, 2), dtype="int8"),
     "box": ActionManifest(
         kind="box", sizes=(4,), shape=(2, 2), dtype="float32", low=(-0.1, -0.2, None, -0.3), high=(0.1, 0.2, 0.3, None)
+    ),
+    "squashed": ActionManifest(
+        kind="box", sizes=(4,), shape=(4,), dtype="float32", low=(-3.0, 0.0, -0.1, 0.1), high=(1.0, 10.0, 0.1, 0.7)
+    ),
+    "squashed_integers": ActionManifest(
+        kind="box", sizes=(2,), shape=(2,), dtype="int32", low=(-2.0, 0.0), high=(2.0, 9.0)
     ),
 }
 NORMALIZER = NormalizerManifest(
@@ -74,6 +81,7 @@ def write_policy(
             "log_std": "policy/log_std" if space.kind == "box" else None,
         }
     )
+    manifest = manifest.model_copy(update={"squash_output": space in (SPACES["squashed"], SPACES["squashed_integers"])})
     (directory / "policy.json").write_text(manifest.model_dump_json())
     observations = (scale * 3.0 + scale * 2.0 * generator.normal(size=(64, 5))).astype(np.float32)
     return manifest, observations
@@ -189,6 +197,36 @@ def test_samples_follow_the_distribution_of_the_heads(tmp_path: Path) -> None:
     np.testing.assert_allclose(frequencies, expected, atol=0.0106)
 
 
+def test_squashed_actions_are_the_scaled_tanh_of_the_heads_and_of_samples_around_them(tmp_path: Path) -> None:
+    """Bounds -3 to 1 and 0 to 10, the other two around 0 and 0.4; σ = exp(-1), so atanh of the rows spreads by that."""
+    _, observations = write_policy(tmp_path, SPACES["squashed"])
+    policy = load_policy(tmp_path)
+    centre, reach = np.array([-1, 5, 0, 0.4]), np.array([2, 5, 0.1, 0.3])
+    heads = policy.heads(observations)
+    np.testing.assert_allclose(policy.act(observations), centre + reach * np.tanh(heads), rtol=1e-5, atol=1e-6)
+    calmest = observations[np.abs(heads).max(1).argmin()][None]
+    samples = policy.act(np.repeat(calmest, 5000, 0), deterministic=False, generator=np.random.default_rng(0))
+    assert (samples >= SPACES["squashed"].low).all() and (samples <= SPACES["squashed"].high).all()
+    unsquashed = np.arctanh((samples.astype(np.float64) - centre) / reach)
+    # three standard errors of a mean and of a deviation are at most 3 · 0.368/√5000 = 0.016
+    np.testing.assert_allclose(unsquashed.mean(0), policy.heads(calmest)[0], atol=0.016)
+    np.testing.assert_allclose(unsquashed.std(0), math.exp(-1), atol=0.016)
+
+
+def test_a_bundle_that_squashes_actions_without_bounds_is_refused(tmp_path: Path) -> None:
+    manifest, _ = write_policy(tmp_path, SPACES["box"])
+    (tmp_path / "policy.json").write_text(manifest.model_copy(update={"squash_output": True}).model_dump_json())
+    with pytest.raises(ValueError, match="no finite bounds"):
+        load_policy(tmp_path)
+
+
+def test_a_squashing_policy_that_acts_otherwise_than_its_files_is_refused(tmp_path: Path) -> None:
+    manifest, observations = write_policy(tmp_path, SPACES["squashed"])
+    heads = load_policy(tmp_path).heads(observations)
+    with pytest.raises(CheckpointCorrupt, match="acts otherwise"):
+        write_bundle(tmp_path, manifest, observations=observations, actions=heads)
+
+
 def test_sampling_without_a_generator_is_refused(tmp_path: Path) -> None:
     _, observations = write_policy(tmp_path, SPACES["box"])
     with pytest.raises(ValueError, match="generator"):
@@ -233,25 +271,29 @@ def test_the_manifest_keeps_what_rebuilds_the_environment() -> None:
 
 
 @pytest.mark.parametrize(
-    "env_id",
+    ("env_id", "squash_output"),
     [
-        "CartPole-v1",
-        "Pendulum-v1",
-        "test/MatrixAction-v0",
-        "test/MultiBinaryAction-v0",
-        "test/OffsetAction-v0",
-        "test/MatrixBoxAction-v0",
-        "test/AsymmetricAction-v0",
-        "test/DictObservation-v0",
+        ("CartPole-v1", False),
+        ("Pendulum-v1", False),
+        ("Pendulum-v1", True),
+        ("test/MatrixAction-v0", False),
+        ("test/MultiBinaryAction-v0", False),
+        ("test/OffsetAction-v0", False),
+        ("test/MatrixBoxAction-v0", False),
+        ("test/AsymmetricAction-v0", False),
+        ("test/AsymmetricAction-v0", True),
+        ("test/DictObservation-v0", False),
     ],
 )
 def test_a_trained_policy_acts_the_same_in_the_trainer_in_numpy_and_in_onnx(
-    env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    env_id: str, squash_output: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_plugin(monkeypatch)
     ppo = {"total_timesteps": 64, "n_steps": 16, "batch_size": 32, "n_epochs": 2}
     env = {"id": env_id, "n_envs": 4}
-    trainer = Trainer(TrainingSpec.model_validate({"preset": "default", "env": env, "ppo": ppo, "seed": 2}))
+    policy_spec = {"squash_output": squash_output}
+    body = {"preset": "default", "env": env, "policy": policy_spec, "ppo": ppo, "seed": 2}
+    trainer = Trainer(TrainingSpec.model_validate(body))
     list(trainer.iterations())
     trainer.save(tmp_path / "checkpoint")
     trainer.close()

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from ppo_engine.envs.spaces import ActionKind, ActionSpace
 from ppo_engine.policy import Policy, orthogonal, tanh_for
-from ppo_engine.spec import PolicySpec
+from ppo_engine.spec import InvalidSpec, PolicySpec
 
 SPACES: dict[ActionKind, tuple[int, ...]] = {
     "discrete": (3,),
@@ -146,6 +146,51 @@ def test_deterministic_actions_are_the_likeliest(kind: ActionKind) -> None:
         noise = torch.from_numpy(policy.distribution.noise(np.random.default_rng(seed), (5,)))
         other, _, _ = policy.evaluate_actions(observations(), policy.act(observations(), noise)[0])
         assert (best >= other - 1e-6).all()
+
+
+ASYMMETRIC = ActionSpace("box", (2,), (2,), np.dtype(np.float32), np.float32([-3, 0]), np.float32([1, 10]))
+
+
+def squashing_policy(space: ActionSpace = ASYMMETRIC, *, squash_output: bool = True) -> Policy:
+    spec = PolicySpec(squash_output=squash_output)
+    return Policy(spec, 4, space, generator=np.random.default_rng(0))
+
+
+def test_a_squashing_policy_hands_out_tanh_of_its_numbers_scaled_to_the_bounds() -> None:
+    """Bounds -3 to 1 and 0 to 10: -1 + 2 tanh u and 5 + 5 tanh u. The mean's is the deterministic action."""
+    policy, plain = squashing_policy(), squashing_policy(squash_output=False)
+    assert torch.equal(policy.flat, plain.flat)
+    u = torch.tensor([[0.5, -2.0], [30.0, -30.0]])
+    expected = [[-1 + 2 * math.tanh(0.5), 5 + 5 * math.tanh(-2)], [1.0, 0.0]]
+    assert policy.environment_rows(u) == pytest.approx(np.array(expected), abs=1e-6)
+    assert plain.environment_rows(u).tolist() == u.tolist()
+    means = plain.deterministic_actions(observations().numpy())
+    assert policy.deterministic_actions(observations().numpy()) == pytest.approx(
+        np.array([-1, 5]) + np.array([2, 5]) * np.tanh(means), abs=1e-6
+    )
+
+
+def test_a_squashing_policy_samples_the_same_numbers_and_knows_how_likely_their_tanh_is() -> None:
+    policy, plain = squashing_policy(), squashing_policy(squash_output=False)
+    noise = torch.from_numpy(policy.distribution.noise(np.random.default_rng(0), (5,)))
+    u, _, _ = policy.act(observations(), noise)
+    assert torch.equal(u, plain.act(observations(), noise)[0])
+    log_probs, _, _ = policy.evaluate_actions(observations(), u)
+    unsquashed, _, _ = plain.evaluate_actions(observations(), u)
+    assert torch.allclose(log_probs, unsquashed - torch.log(1 - torch.tanh(u) ** 2).sum(1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        ActionSpace("discrete", (3,), (), np.dtype(np.int64)),
+        ActionSpace("box", (1,), (1,), np.dtype(np.float32), np.float32([0]), np.float32([np.inf])),
+    ],
+)
+def test_squashing_what_has_no_finite_bounds_is_refused(space: ActionSpace) -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        squashing_policy(space)
+    assert [fault.pointer for fault in refused.value.faults] == ["/policy/squash_output"]
 
 
 def test_tanh_and_its_gradient_are_those_of_torch() -> None:

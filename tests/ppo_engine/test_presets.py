@@ -164,6 +164,19 @@ def test_what_the_environment_cannot_do_is_refused() -> None:
     assert (fault.pointer, fault.message) == ("/env/id", "its actions are a Dict")
 
 
+def test_squashed_actions_need_box_actions_with_finite_bounds() -> None:
+    squash = {"policy": {"squash_output": True}}
+    bounds: dict[str, Any] = {"type": "Box", "low": [[-1.0], [0.0]], "high": 5.0}
+    spaces: list[dict[str, Any]] = [{**bounds, "low": [[None], [0.0]]}, {**bounds, "high": None}, {"type": "Discrete"}]
+    for action_space in spaces:
+        described_space = described(action_space=action_space)
+        assert pointers(squash, described_space) == ["/policy/squash_output"]
+        # Arguments may give the environment another space than it is described with.
+        assert resolve(spec({**squash, "env": {"kwargs": {"continuous": True}}}), described_space).policy.squash_output
+        assert not resolve(spec(), described_space).policy.squash_output
+    assert resolve(spec(squash), described(action_space=bounds)).policy.squash_output
+
+
 def test_every_fault_is_reported_at_once() -> None:
     found = pointers({"ppo": {"batch_size": 1}, "stop": {"metric": "eval/mean_reward", "threshold": 1.0}})
     assert found == ["/ppo/batch_size", "/stop/metric"]
@@ -191,6 +204,7 @@ def test_the_golden_spec_of_version_1_always_resolves_to_itself() -> None:
             assert {field: resolved[section][field] for field in value} == value
         else:
             assert resolved[section] == value
+    assert resolved["policy"]["squash_output"] is False
 
 
 def test_the_golden_spec_of_version_1_sets_every_field_to_another_value_than_its_default() -> None:

@@ -112,6 +112,12 @@ def test_every_head_of_a_composed_action_learns(train: Any, name: str, wanted: l
     assert actions(train(name, ppo={"total_timesteps": 5120}), [0.0]).tolist() == [wanted]
 
 
+def test_squashed_actions_learn_where_the_reward_lies(train: Any) -> None:
+    # bounds -3 to 1 and 0 to 10, half the reward within 0.5 of -2 and half within 0.5 of 1
+    trainer = train("AsymmetricAction", policy={"squash_output": True})
+    assert actions(trainer, [0.0])[0] == pytest.approx([-2.0, 1.0], abs=0.5)
+
+
 def test_a_choice_counted_from_a_start_learns(train: Any) -> None:
     # actions -1, 0 and 1, of which -1 is right: the first choice
     assert actions(train("OffsetAction"), [0.0]).tolist() == [[0]]

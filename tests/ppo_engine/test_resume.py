@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ppo_engine.errors import CheckpointCorrupt, CheckpointMismatch
+from ppo_engine.export import spec_sha256
 from ppo_engine.fingerprint import differences
 from ppo_engine.spec import LinearSchedule, TrainingSpec
 from ppo_engine.trainer import Trainer
@@ -14,10 +15,11 @@ from tests.ppo_engine.trainings import run, spec_of, state_bytes, timeless
 GOLDEN = Path(__file__).parent / "golden" / "checkpoint_v1"
 
 
-def spec_with_everything(env_id: str) -> TrainingSpec:
+def spec_with_everything(env_id: str, **policy: bool) -> TrainingSpec:
     """All that has a state: both normalisers, schedules, windows that checkpoints cut, evaluations."""
     return spec_of(
         env_id,
+        policy=policy,
         ppo={
             "learning_rate": LinearSchedule(initial=1e-3).model_dump(),
             "clip_range": LinearSchedule(initial=0.3, final=0.1).model_dump(),
@@ -30,10 +32,13 @@ def spec_with_everything(env_id: str) -> TrainingSpec:
     )
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", "LunarLander-v3"])
-def test_a_training_cut_in_two_ends_like_one_run_through(env_id: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("env_id", "policy"),
+    [("CartPole-v1", {}), ("Pendulum-v1", {}), ("Pendulum-v1", {"squash_output": True}), ("LunarLander-v3", {})],
+)
+def test_a_training_cut_in_two_ends_like_one_run_through(env_id: str, policy: dict[str, bool], tmp_path: Path) -> None:
     """Weights, moments, streams, statistics, environments and every metric: each file equal to the last byte."""
-    spec = spec_with_everything(env_id)
+    spec = spec_with_everything(env_id, **policy)
     whole = Trainer(spec)
     expected = timeless(run(whole))
     first = Trainer(spec)
@@ -186,6 +191,12 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, other: dict
         Trainer.resume(spec_of(**other), tmp_path)
 
 
+def test_a_checkpoint_goes_on_only_with_its_own_squashing(tmp_path: Path) -> None:
+    Trainer(spec_of("Pendulum-v1")).save(tmp_path)
+    with pytest.raises(CheckpointMismatch, match="another training: policy was"):
+        Trainer.resume(spec_of("Pendulum-v1", policy={"squash_output": True}), tmp_path)
+
+
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     Trainer(spec_of()).save(tmp_path)
     (tmp_path / "state.safetensors").write_bytes(b"")
@@ -205,9 +216,11 @@ def test_the_golden_checkpoint_of_format_1_loads_and_trains(tmp_path: Path) -> N
     """Written by the first version. On the machine that wrote it the resume would be exact; here it may not be."""
     shutil.copytree(GOLDEN, tmp_path / "checkpoint")
     state = json.loads((GOLDEN / "state.json").read_text())
+    assert "squash_output" not in state["spec"]["policy"]
     spec = TrainingSpec.model_validate_json(json.dumps(state["spec"]))
     trainer = Trainer.resume(spec, tmp_path / "checkpoint")
     assert (trainer.iteration, trainer.timesteps) == (3, 96)
+    assert spec_sha256(trainer.spec) == json.loads((GOLDEN / "policy.json").read_text())["spec_sha256"]
     manifest = json.loads((GOLDEN / "manifest.json").read_text())
     hashes = {file["name"]: file["sha256"] for file in manifest["files"]}
     assert trainer.policy_hash() == hashes["policy.safetensors"]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from ppo_engine.envs.spaces import ActionSpace
 from ppo_engine.errors import TrainingDiverged
 from ppo_engine.loss import Minibatch, ppo_loss
 from ppo_engine.normalization import ObservationNormalizer
@@ -12,8 +13,15 @@ from ppo_engine.update import flat_batch
 from tests.ppo_engine.scripted import POISON, Ramp
 
 
+class SquashedRamp(Ramp):
+    """Takes actions of -3 to 1 and 0 to 10, none of which matters either."""
+
+    action_space = ActionSpace("box", (2,), (2,), np.dtype(np.float32), np.float32([-3, 0]), np.float32([1, 10]))
+
+
 def collector_of(environment: Ramp, *, n_steps: int, normalizer: ObservationNormalizer | None = None) -> Collector:
-    policy = Policy(PolicySpec(hidden_sizes=(8,)), 2, environment.action_space, generator=np.random.default_rng(0))
+    spec = PolicySpec(hidden_sizes=(8,), squash_output=isinstance(environment, SquashedRamp))
+    policy = Policy(spec, 2, environment.action_space, generator=np.random.default_rng(0))
     collector = Collector(environment, policy, normalizer, n_steps=n_steps, generator=np.random.default_rng(1))
     collector.last_observations = environment.reset()
     return collector
@@ -88,11 +96,12 @@ def test_a_rollout_goes_on_where_the_last_one_ended() -> None:
     assert collector.collect().observations[:, 0, 0].tolist() == [3, 4, 0]
 
 
-def test_the_policy_is_the_same_in_acting_and_in_the_first_minibatch() -> None:
+@pytest.mark.parametrize("environment", [Ramp, SquashedRamp])
+def test_the_policy_is_the_same_in_acting_and_in_the_first_minibatch(environment: type[Ramp]) -> None:
     """With one step the forward passes have the same shape, so the ratio is exactly one, and nothing is clipped."""
     normalizer = ObservationNormalizer(2, clip=10.0)
     normalizer.update(np.array([[0, 0], [4, 9]], dtype=np.float32))
-    collector = collector_of(Ramp([4] * 16, ["terminated"] * 16), n_steps=1, normalizer=normalizer)
+    collector = collector_of(environment([4] * 16, ["terminated"] * 16), n_steps=1, normalizer=normalizer)
     batch = flat_batch(collector.collect(), np.ones((1, 16)), PPOSpec())
     log_probs, entropies, values = collector.policy.evaluate_actions(batch.observations, batch.actions)
     terms = ppo_loss(log_probs, entropies, values, batch, clip_range=0.2, vf_coef=0.0, ent_coef=0.0)
@@ -106,6 +115,16 @@ def test_the_policy_is_the_same_in_acting_and_in_the_first_minibatch() -> None:
         strict=True,
     ):
         assert torch.allclose(ours, theirs, atol=1e-7)
+
+
+def test_a_squashing_policy_keeps_its_numbers_and_hands_the_environment_their_scaled_tanh() -> None:
+    collector = collector_of(environment := SquashedRamp([4] * 16, ["terminated"] * 16), n_steps=8)
+    collector.policy.log_std.data.fill_(1.0)
+    rollout = collector.collect()
+    taken = np.stack(environment.actions)
+    assert float(rollout.actions.abs().max()) > 5
+    np.testing.assert_allclose(taken, [-1, 5] + np.array([2, 5]) * np.tanh(rollout.actions.numpy()), atol=1e-5)
+    assert (taken >= [-3, 0]).all() and (taken <= [1, 10]).all()
 
 
 def steps_of(rollout: Rollout, batch: Minibatch) -> set[tuple[float, ...]]:

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from ppo_engine.checkpoint import read_arrays
+from ppo_engine.components import build
 from ppo_engine.errors import DeviceUnavailable, InvalidObservation
 from ppo_engine.evaluate import load_policy
+from ppo_engine.presets import resolve
 from ppo_engine.spec import InvalidSpec, TrainingSpec
 from ppo_engine.trainer import Trainer
 from tests.environments import add_plugin
@@ -133,6 +135,55 @@ def test_every_kind_of_space_trains_and_its_bundle_acts_like_the_trained_policy(
     policy = load_policy(tmp_path)
     rows = np.random.default_rng(0).normal(size=(32, policy.manifest.observation_size)).astype(np.float32)
     assert policy.act(rows) == pytest.approx(trainer.act(rows), abs=1e-5)
+
+
+@pytest.mark.parametrize("env_id", ["test/AsymmetricAction-v0", "test/MatrixBoxAction-v0", "Pendulum-v1"])
+def test_squashed_actions_train_and_their_bundle_acts_like_the_trained_policy(
+    env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_plugin(monkeypatch)
+    trainer = Trainer(spec_of(env_id, policy={"squash_output": True}, ppo={"ent_coef": 0.01}))
+    run(trainer, 3)
+    trainer.save(tmp_path)
+    policy = load_policy(tmp_path)
+    assert policy.manifest.squash_output
+    rows = np.random.default_rng(0).normal(size=(32, policy.manifest.observation_size)).astype(np.float32)
+    assert policy.act(rows) == pytest.approx(trainer.act(rows), abs=1e-4)
+
+
+def test_sampled_actions_of_an_evaluation_are_squashed_too() -> None:
+    """Pendulum's bounds are -2 and 2; the weights, and so the numbers before the tanh, are those of the plain one."""
+    rows = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+    plain, squashing = (
+        build(resolve(spec_of("Pendulum-v1", policy={"squash_output": squash})), 1) for squash in (False, True)
+    )
+    numbers, actions = (parts.sampler(np.random.default_rng(0))(rows) for parts in (plain, squashing))
+    assert np.abs(numbers).max() > 1
+    assert actions == pytest.approx(2 * np.tanh(numbers), abs=1e-6)
+
+
+def test_the_entropy_bonus_spreads_squashed_actions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a standard deviation far below the flattest one after the tanh, which is near 0.9, and from far above."""
+    add_plugin(monkeypatch)
+    for log_std_init, sign in ((-1.5, 1), (1.5, -1)):
+        stds = []
+        for ent_coef in (0.0, 1.0):
+            policy = {"squash_output": True, "log_std_init": log_std_init}
+            ppo = {"ent_coef": ent_coef, "vf_coef": 0.0, "learning_rate": 1e-2}
+            [*_, last] = run(Trainer(spec_of("test/MatrixBoxAction-v0", policy=policy, ppo=ppo)))
+            assert last.metrics is not None
+            stds.append(last.metrics["train/std"])
+        assert sign * (stds[1] - stds[0]) > 0.05
+
+
+def test_squashing_is_refused_where_the_environment_as_it_was_made_has_no_bounds() -> None:
+    """By default LunarLander's actions are discrete, and with `continuous` they are not."""
+    squash = {"squash_output": True}
+    continuous = Trainer(spec_of("LunarLander-v3", env={"kwargs": {"continuous": True}}, policy=squash))
+    assert run(continuous, 1)
+    for kwargs in ({}, {"continuous": False}):
+        with pytest.raises(InvalidSpec, match="/policy/squash_output"):
+            Trainer(spec_of("LunarLander-v3", env={"kwargs": kwargs}, policy=squash))
 
 
 def test_one_hot_features_are_not_normalized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,20 @@ def test_box_actions_are_clipped_to_their_own_bounds_shaped_and_typed() -> None:
     assert unclipped.tolist() == [[-9.0, -9.0], [9.0, 9.0]]
 
 
+@pytest.mark.parametrize(
+    ("space", "is_bounded"),
+    [
+        (spaces.Box(np.array([-3.0, 0.0]), np.array([1.0, 10.0]), dtype=np.float64), True),
+        (spaces.Box(-2, 2, (3,), np.int32), True),
+        (spaces.Box(np.array([-3.0, 0.0]), np.array([1.0, np.inf]), dtype=np.float64), False),
+        (spaces.Box(-1e300, 1e300, (1,), np.float64), False),
+        (spaces.Discrete(2), False),
+    ],
+)
+def test_only_a_box_whose_bounds_are_all_float32_numbers_is_bounded(space: spaces.Space[Any], is_bounded: bool) -> None:
+    assert action_space_of(space).is_bounded is is_bounded
+
+
 def test_integer_box_actions_are_rounded_not_cut() -> None:
     space = action_space_of(spaces.Box(-2, 2, (3,), np.int32))
     action = space.decode(np.array([1.6, -0.4, 7.0], np.float32))

@@ -1,0 +1,21 @@
+"""Real numbers as actions between bounds: their tanh, scaled. NumPy only, since readers of a bundle need it."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def centre_and_reach(low: NDArray[Any], high: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Middle and half width of the intervals [low, high], [A] each; halved before they meet, so neither overflows."""
+    half_low, half_high = np.float32(0.5) * low.astype(np.float32), np.float32(0.5) * high.astype(np.float32)
+    return half_high + half_low, half_high - half_low
+
+
+def squashed(rows: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.float32]:
+    """Rows [n, A] of any real numbers as rows between the finite bounds [A]: centre + reach · tanh(row)."""
+    centre, reach = centre_and_reach(low, high)
+    scaled: NDArray[np.float32] = centre + reach * np.tanh(rows)
+    # Rounding may have carried a number past its bound.
+    between: NDArray[np.float32] = np.minimum(np.maximum(scaled, low.astype(np.float32)), high.astype(np.float32))
+    return between

@@ -166,10 +166,10 @@ _PRESETS = (
             },
             "normalize": {"observations": True, "rewards": True},
         },
-        f"{_ZOO}, for the learning rate; rollout length and discount from a sweep of 13 settings, three seeds each",
+        f"{_ZOO}, for the learning rate; its decay, rollout length and discount from a sweep of 15 settings",
     ),
-    Preset("LunarLander-v3", _LUNAR_LANDER, f"{_ZOO}, LunarLander-v2"),
-    Preset("LunarLanderContinuous-v3", _LUNAR_LANDER, f"{_ZOO}, LunarLanderContinuous-v2"),
+    Preset("LunarLander-v3", _LUNAR_LANDER, f"{_ZOO}, for LunarLander-v2"),
+    Preset("LunarLanderContinuous-v3", _LUNAR_LANDER, f"{_ZOO}, for LunarLanderContinuous-v2"),
 )
 
 

@@ -15,7 +15,7 @@ help:
 	@echo "make test            all tests, on SQLite and the embedded broker"
 	@echo "make check           lint, types and import contracts"
 	@echo "make faults          the long campaign of injected faults"
-	@echo "make bench           training throughput beside Stable-Baselines3"
+	@echo "make bench           training throughput beside Stable-Baselines3, and of a job beside the engine"
 	@echo "make bench-learning  returns reached by the presets, five seeds each"
 	@echo "make clean           remove .venv and caches"
 
@@ -39,6 +39,7 @@ faults: $(INSTALLED)
 
 bench: $(BENCH)
 	@$(BIN)/python -m benchmarks.throughput
+	@$(BIN)/python -m benchmarks.service
 
 bench-learning: $(INSTALLED)
 	@$(BIN)/python -m benchmarks.learning

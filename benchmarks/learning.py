@@ -51,7 +51,7 @@ TARGETS = (
     Target("Pendulum-v1", -200.0, 5),
     Target("LunarLander-v3", 230.0, 3),
     Target("LunarLanderContinuous-v3", None, 3),
-    Target("MountainCar-v0", None, 3),
+    Target("MountainCar-v0", None, 2),
 )
 
 

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeVar
@@ -12,7 +13,7 @@ import click
 from ppo_jobs.database import Database, migrate, open_database
 from ppo_jobs.errors import JobsError
 from ppo_jobs.repository import tenants
-from ppo_jobs.settings import Settings, load_settings
+from ppo_jobs.settings import load_settings
 from ppo_jobs.states import QueueName
 from ppo_server.doctor import examine
 from ppo_server.readiness import CannotStart, visible_gpus
@@ -108,7 +109,7 @@ def keys() -> None:
 @in_plain_words
 def create_key(name: str, tenant: str) -> None:
     """Make a key and print it; it cannot be shown again."""
-    with _database(load_settings()).write() as session:
+    with _database() as database, database.write() as session:
         tenant_id = tenants.tenant_named(session, tenant) or tenants.create_tenant(session, tenant)
         key = tenants.create_api_key(session, tenant_id, name=name)
     click.echo(key)
@@ -119,7 +120,7 @@ def create_key(name: str, tenant: str) -> None:
 @in_plain_words
 def list_keys(tenant: str) -> None:
     """List a tenant's keys, without their secrets."""
-    with _database(load_settings()).read() as session:
+    with _database() as database, database.read() as session:
         for key in tenants.list_api_keys(session, _tenant_id(tenants.tenant_named(session, tenant), tenant)):
             state = "revoked" if key.revoked_at else "valid"
             click.echo(f"{key.id}  {key.created_at:%Y-%m-%d %H:%M}  {state:7}  {key.name}")
@@ -131,7 +132,7 @@ def list_keys(tenant: str) -> None:
 @in_plain_words
 def revoke_key(key_id: str, tenant: str) -> None:
     """Make a key open nothing from now on."""
-    with _database(load_settings()).write() as session:
+    with _database() as database, database.write() as session:
         tenants.revoke_api_key(session, _tenant_id(tenants.tenant_named(session, tenant), tenant), key_id)
     click.echo(f"key {key_id} is revoked")
 
@@ -152,8 +153,13 @@ def become(module: str, *arguments: str) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 
 
-def _database(settings: Settings) -> Database:
-    return open_database(settings.database_url, durable=True)
+@contextmanager
+def _database() -> Iterator[Database]:
+    database = open_database(load_settings().database_url, durable=True)
+    try:
+        yield database
+    finally:
+        database.dispose()
 
 
 def _tenant_id(found: str | None, name: str) -> str:

@@ -74,12 +74,16 @@ def test_every_started_command_is_one_of_the_servers():
         assert command[3] in main.commands
 
 
-def has_compose() -> bool:
-    if shutil.which("docker") is None:
-        return False
-    return subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+def compose() -> list[str] | None:
+    """The compose that is installed: Docker's plugin, or the program that came before it."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]) and subprocess.run([*command, "version"], capture_output=True).returncode == 0:
+            return command
+    return None
 
 
-@pytest.mark.skipif(not has_compose(), reason="docker compose is not installed")
+@pytest.mark.skipif(compose() is None, reason="docker compose is not installed")
 def test_compose_accepts_the_file():
-    subprocess.run(["docker", "compose", "-f", ROOT / "docker-compose.yml", "config", "--quiet"], check=True)
+    command = compose()
+    assert command is not None
+    subprocess.run([*command, "-f", ROOT / "docker-compose.yml", "config", "--quiet"], check=True)

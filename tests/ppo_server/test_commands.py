@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ppo_jobs.database import open_database
+from ppo_jobs.database import Database
 from ppo_jobs.repository import tenants
 from ppo_jobs.settings import Settings
+from ppo_server import doctor
 from ppo_server.__main__ import main
-from ppo_server.doctor import broker, database, disk
 from ppo_server.logs import LogFollower, start_afresh
 from ppo_server.readiness import CannotStart, free_port, local_url, visible_gpus, write_private
 from ppo_server.up import ensure_api_key
@@ -18,7 +18,7 @@ def ppo(settings: Settings, *arguments: str):
     return CliRunner().invoke(main, arguments, env=variables)
 
 
-def test_a_key_is_shown_once_listed_without_its_secret_and_revoked(settings: Settings) -> None:
+def test_a_key_is_shown_once_listed_without_its_secret_and_revoked(settings: Settings, database: Database) -> None:
     made = ppo(settings, "keys", "create", "laptop")
     key = made.output.strip()
     listed = ppo(settings, "keys", "list").output
@@ -26,7 +26,7 @@ def test_a_key_is_shown_once_listed_without_its_secret_and_revoked(settings: Set
     key_id = listed.split()[0]
     assert ppo(settings, "keys", "revoke", key_id).exit_code == 0
     assert "revoked" in ppo(settings, "keys", "list").output
-    with open_database(settings.database_url, durable=False).read() as session:
+    with database.read() as session:
         assert tenants.authenticate(session, key) is None
 
 
@@ -37,9 +37,9 @@ def test_what_is_not_there_is_said_in_one_sentence(settings: Settings) -> None:
 
 def test_migrate_makes_an_empty_database_usable(settings: Settings, empty_database_url: str) -> None:
     empty = settings.model_copy(update={"database_url": empty_database_url})
-    assert [finding.is_fine for finding in database(empty)] == [False]
+    assert [finding.is_fine for finding in doctor.database(empty)] == [False]
     assert ppo(empty, "migrate").exit_code == 0
-    assert [finding.is_fine for finding in database(empty)] == [True, True]
+    assert [finding.is_fine for finding in doctor.database(empty)] == [True, True]
 
 
 def test_the_doctor_says_what_is_wrong(settings: Settings, tmp_path: Path) -> None:
@@ -49,27 +49,26 @@ def test_the_doctor_says_what_is_wrong(settings: Settings, tmp_path: Path) -> No
             "broker_url": "redis://127.0.0.1:1/0",
         }
     )
-    assert not database(nowhere)[0].is_fine
-    assert not broker(nowhere).is_fine
-    assert broker(settings).is_fine
-    assert disk(settings).words.endswith("GiB free")
+    assert not doctor.database(nowhere)[0].is_fine
+    assert not doctor.broker(nowhere).is_fine
+    assert doctor.broker(settings).is_fine
+    assert doctor.disk(settings).words.endswith("GiB free")
 
 
 def test_the_key_file_is_kept_while_it_opens_the_database_and_replaced_when_not(
-    settings: Settings, tmp_path: Path
+    database: Database, tmp_path: Path
 ) -> None:
-    opened = open_database(settings.database_url, durable=False)
     path = tmp_path / "api_key"
-    ensure_api_key(opened, path)
+    ensure_api_key(database, path)
     first = path.read_text()
-    ensure_api_key(opened, path)
+    ensure_api_key(database, path)
     assert path.read_text() == first
     write_private(path, "ppo_0000_stale\n")
-    ensure_api_key(opened, path)
-    with opened.read() as session:
+    ensure_api_key(database, path)
+    with database.read() as session:
         assert tenants.authenticate(session, path.read_text().strip()) is not None
     assert path.read_text() != first
-    opened.dispose()
+    database.dispose()
 
 
 def test_a_cuda_worker_where_there_is_no_gpu_is_refused(settings: Settings, monkeypatch) -> None:

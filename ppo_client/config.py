@@ -81,5 +81,5 @@ def _checked_url(url: str) -> str:
 def _checked_key(key: str | None) -> str | None:
     key = key.strip() if key else None
     if key and not (key.isascii() and key.isprintable() and " " not in key):
-        raise ConfigurationInvalid("The API key holds characters that no key has; was it copied whole?")
+        raise ConfigurationInvalid("The API key holds characters that no key has: it was not copied whole")
     return key or None

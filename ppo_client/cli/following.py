@@ -7,7 +7,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from ppo_client.cli.jobs import environment_of, mean_return
-from ppo_client.cli.output import count, decimal
+from ppo_client.cli.output import count, decimal, headline
 from ppo_jobs.states import EventType, JobStatus
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Watched:
         attempt = f", attempt {event.attempt}" if self.status == JobStatus.RUNNING and event.attempt > 1 else ""
         reason = event.data.get("reason")
         message = reason.get("message") if isinstance(reason, dict) else reason
-        return f"{self.status.value}{attempt}" + (f": {message}" if message else "")
+        return f"{self.status.value}{attempt}" + (f": {headline(str(message))}" if message else "")
 
 
 def _number(value: object) -> float | None:

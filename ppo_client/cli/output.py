@@ -121,6 +121,11 @@ def sentence(text: str) -> str:
     return printable(text if is_name else text[:1].upper() + text[1:]).rstrip(".")
 
 
+def headline(text: str) -> str:
+    """The first line: a reason says in it what happened, and below it may quote a traceback, which the log has too."""
+    return text.partition("\n")[0]
+
+
 def count(number: int) -> str:
     return f"{number:,}"
 

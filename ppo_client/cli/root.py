@@ -86,7 +86,7 @@ Exit codes:
   6    the job's state does not allow it
   7    a download is not what it should be
   8    a part that is needed is not installed
-  9    any other error of the service
+  9    any other error
   130  interrupted; jobs go on
 
 \b
@@ -132,6 +132,11 @@ class Root(click.Group):
             ctx.exit(exit_code(error))
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            click.echo(printable(f"{error.filename or 'The output'}: {error.strerror or error}."), err=True)
+            ctx.exit(_OTHER_ERROR)
 
 
 @click.group(cls=Root, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

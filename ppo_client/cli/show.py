@@ -9,6 +9,7 @@ from ppo_client.cli.output import (
     count,
     decimal,
     duration,
+    headline,
     local_time,
     percent,
     print_model,
@@ -54,7 +55,7 @@ def _facts(job: "Job", attempts: "list[Attempt]") -> dict[str, str | None]:
         "environment": environment_of(job),
         "seed": str(seed) if seed is not None else None,
         "status": job.status.value + (" (will be cancelled)" if _is_ending(job) else ""),
-        "reason": f"{reason.message} ({reason.code})" if reason else None,
+        "reason": f"{headline(reason.message)} ({reason.code})" if reason else None,
         "queue": _queue_place(job),
         "progress": f"{done}, iteration {count(progress.iteration)}{speed}{left}",
         "metrics": "\n".join(f"{key} {decimal(value)}" for key, value in sorted(job.latest_metrics.items())),
@@ -97,7 +98,7 @@ def _runtime(job: "Job") -> str | None:
 def _attempt(attempt: "Attempt") -> str:
     outcome = attempt.outcome.value if attempt.outcome else "running"
     resumed = f", resumed from {attempt.resumed_from_checkpoint_id}" if attempt.resumed_from_checkpoint_id else ""
-    reason = f": {attempt.reason.message}" if attempt.reason else ""
+    reason = f": {headline(attempt.reason.message)}" if attempt.reason else ""
     return f"{attempt.number}. {outcome} on {attempt.worker_id}{resumed}{reason}"
 
 

@@ -9,7 +9,7 @@ import click
 from ppo_client.cli.display import Display, JSONLines, Silence, opened_display
 from ppo_client.cli.following import Watched, follow
 from ppo_client.cli.jobs import chosen_jobs
-from ppo_client.cli.output import count, decimal, duration
+from ppo_client.cli.output import count, decimal, duration, headline
 from ppo_client.cli.session import json_option, open_client
 from ppo_client.errors import ServiceUnavailable, ServiceUnreachable
 from ppo_jobs.states import JobStatus
@@ -104,7 +104,7 @@ def result_in_words(job: "Job") -> str:
     if job.status == JobStatus.SUCCEEDED:
         learnt = f", return {decimal(mean)}" if mean is not None else ""
         return f"{ending}{learnt}.\nThe policy: ppo download {job.id}"
-    reason = f": {job.status_reason.message}" if job.status_reason else ""
+    reason = f": {headline(job.status_reason.message)}" if job.status_reason else ""
     following = f"ppo logs {job.id}" if job.status == JobStatus.FAILED else f"ppo retry {job.id}"
     return f"{ending}{reason.rstrip('.')}.\nNext: {following}"
 

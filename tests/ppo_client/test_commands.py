@@ -34,6 +34,12 @@ ENDED = a_job(
     finished_at=MOMENT + timedelta(seconds=67),
     progress=a_job().progress.model_copy(update={"timesteps": 1000, "fraction": 1.0}),
 )
+RAISED = StatusReason(
+    code="env_error",
+    message="CartPole-v1 raised in step 7\nTraceback (most recent call last):\n  boom",
+    at=MOMENT,
+    retryable=False,
+)
 Command = Callable[..., Result]
 
 
@@ -148,10 +154,9 @@ def test_watch_without_a_terminal_is_lines(command: Command) -> None:
 
 @pytest.mark.parametrize("status", [JobStatus.FAILED, JobStatus.CANCELLED])
 def test_a_job_that_did_not_succeed_ends_watch_with_1_and_its_reason(command: Command, status: JobStatus) -> None:
-    reason = StatusReason(code="env_error", message="CartPole-v1 raised in step 7", at=MOMENT, retryable=False)
-    result = command("watch", "job_1", reply=one_job(a_job(status=status, status_reason=reason)))
+    result = command("watch", "job_1", reply=one_job(a_job(status=status, status_reason=RAISED)))
     assert result.exit_code == 1
-    assert f"job_1 {status.value} after 400 timesteps: CartPole-v1 raised in step 7." in result.stdout
+    assert f"job_1 {status.value} after 400 timesteps: CartPole-v1 raised in step 7.\nNext: " in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -335,7 +340,7 @@ def test_show_tells_a_job_in_full(command: Command) -> None:
         started_at=MOMENT,
         finished_at=None,
         outcome=AttemptOutcome.LOST,
-        reason=None,
+        reason=RAISED,
         resumed_from_checkpoint_id=None,
         runtime={},
     )
@@ -343,6 +348,7 @@ def test_show_tells_a_job_in_full(command: Command) -> None:
         status=JobStatus.QUEUED,
         queue=a_job().queue.model_copy(update={"position": 2, "reason": "no free slot"}),
         metadata={"team": "a"},
+        status_reason=RAISED,
     )
 
     def reply(request: Request) -> Answer:
@@ -354,7 +360,9 @@ def test_show_tells_a_job_in_full(command: Command) -> None:
     facts = dict(line.split(maxsplit=1) for line in command("show", "job_1", reply=reply).stdout.splitlines())
     assert facts["queue"] == "position 2; no free slot"
     assert facts["progress"].startswith("40 %, 400 of 1,000 timesteps, iteration 4")
-    assert facts["attempts"] == "1. lost on w1"
+    assert facts["attempts"] == "1. lost on w1: CartPole-v1 raised in step 7"
+    assert facts["reason"] == "CartPole-v1 raised in step 7 (env_error)"
+    assert "boom" not in facts
     assert facts["metadata"] == "team = a"
     assert facts["seed"] == "7"
     assert facts["next"] == "ppo watch job_1"

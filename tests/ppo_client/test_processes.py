@@ -41,6 +41,14 @@ def started(arguments: list[str], environment: dict[str, str]) -> Iterator[subpr
             process.kill()
 
 
+def test_output_that_finds_no_room_is_one_sentence(environment: dict[str, str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [*PPO, "workers"], env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (9, "The output: No space left on device.\n")
+
+
 def test_ctrl_c_detaches_and_the_job_goes_on(client: Client, database: Database, environment: dict[str, str]) -> None:
     job = client.submit("CartPole-v1")
     deployment.start(database)

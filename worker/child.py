@@ -67,7 +67,7 @@ def main() -> int:
         trainer = start(assignment)
         end = train(trainer, assignment, journal, lifeline)
     except BaseException as error:  # An environment may raise SystemExit.
-        traceback.print_exc()
+        say(traceback.format_exc().rstrip())
         end = failure(error)
     status = conclude(journal, end)
     if trainer is not None:
@@ -81,7 +81,7 @@ def end_hangs(journal: JournalWriter) -> None:
     """Have an environment that does not come back end this process and all that it started."""
 
     def fail(error: EnvironmentTimedOut) -> None:
-        print(f"{error.code}: {error}", file=sys.stderr)
+        say(f"{error.code}: {error}")
         faulthandler.dump_traceback()
         try:
             conclude(journal, failure(error))
@@ -89,6 +89,12 @@ def end_hangs(journal: JournalWriter) -> None:
             end_process_group()
 
     install_timeout_handler(fail, exit_when_stuck=True)
+
+
+def say(text: str) -> None:
+    """Write to the log, unless it takes no more: what matters is in the journal too."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def conclude(journal: JournalWriter, end: EndRecord) -> int:
@@ -196,7 +202,7 @@ def failure(error: BaseException) -> EndRecord:
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         code = "out_of_memory"
     if isinstance(error, EnvironmentFault) and error.traceback_text:
-        print(error.traceback_text, file=sys.stderr)
+        say(error.traceback_text)
         message = f"{error}\n{error.traceback_text[-TRACEBACK_CHARACTERS:]}"
     elif isinstance(error, EngineError):
         message = str(error)
@@ -208,6 +214,7 @@ def failure(error: BaseException) -> EndRecord:
 if __name__ == "__main__":
     # Threads of an environment must not keep a finished child alive.
     status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
     os._exit(status)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
@@ -36,13 +37,15 @@ def assignment(run: Path, spec: dict) -> str:
 
 
 @contextmanager
-def started(run: Path, spec: dict, *, prepare: Callable[[], None] | None = None) -> Iterator[subprocess.Popen[str]]:
+def started(
+    run: Path, spec: dict, *, prepare: Callable[[], None] | None = None, output: int | IO[str] = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[str]]:
     line = assignment(run, spec)
     with subprocess.Popen(
         [sys.executable, "-m", "worker.child"],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
         env=VARIABLES,
         text=True,
         start_new_session=True,
@@ -105,6 +108,24 @@ def test_a_full_disk_ends_the_child_with_a_reason_and_without_half_a_checkpoint(
     assert isinstance(end, EndRecord)
     assert (end.outcome, end.code, end.retryable) == ("failed", "storage_full", True)
     assert not list((tmp_path / "checkpoints").rglob("manifest.json"))
+
+
+@pytest.mark.parametrize(
+    ("env", "reason"),
+    [
+        ({"id": "test/RaisesInStep-v0"}, "env_error"),
+        ({"id": "test/HangsInStep-v0", "step_timeout_seconds": 0.5}, "env_timeout"),
+    ],
+)
+def test_a_log_that_takes_no_more_keeps_no_reason_back(tmp_path: Path, env: dict, reason: str) -> None:
+    with (
+        Path("/dev/full").open("w") as full,
+        started(tmp_path, spec_of(env.pop("id"), env=env), output=full) as child,
+    ):
+        child.wait(60)
+    end = journal(tmp_path)[-1]
+    assert isinstance(end, EndRecord)
+    assert (end.outcome, end.code) == ("failed", reason)
 
 
 PARENT = """

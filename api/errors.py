@@ -19,6 +19,7 @@ from ppo_jobs.errors import (
     AttemptNotFound,
     CheckpointInUse,
     CheckpointNotFound,
+    DatabaseFull,
     DatabaseUnavailable,
     IdempotencyMismatch,
     InvalidArtifactName,
@@ -68,6 +69,7 @@ _ANSWERS: dict[type[JobsError], _Answer] = {
     JobNotTerminal: _Answer(409, "job_not_terminal"),
     CheckpointInUse: _Answer(409, "checkpoint_in_use"),
     IdempotencyMismatch: _Answer(422, "idempotency_mismatch"),
+    DatabaseFull: _Answer(503, "storage_full"),
     DatabaseUnavailable: _Answer(503, "database_unavailable"),
     StorageFull: _Answer(503, "storage_full"),
 }
@@ -155,7 +157,9 @@ async def _from_spec(request: Request, error: Any) -> JSONResponse:
 async def _from_jobs(request: Request, error: Any) -> JSONResponse:
     answer = next(_ANSWERS[kind] for kind in type(error).__mro__ if kind in _ANSWERS)
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if answer.status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    detail = "the database cannot be reached" if isinstance(error, DatabaseUnavailable) else str(error)
+    # How it could not be reached may name the server, and the user there.
+    is_away = isinstance(error, DatabaseUnavailable) and not isinstance(error, DatabaseFull)
+    detail = "the database cannot be reached" if is_away else str(error)
     return _problem(request, answer.status, answer.code, detail, headers=headers)
 
 

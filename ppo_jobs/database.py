@@ -16,14 +16,15 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from ppo_jobs.errors import DatabaseUnavailable
+from ppo_jobs.errors import DatabaseFull, DatabaseUnavailable
 
 BUSY_TIMEOUT_MS = 10_000
+POSTGRESQL_DISK_FULL = "53100"
 _WRITES = "ppo_writes"
 
 
@@ -106,9 +107,16 @@ def _availability() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError) as error:
+        if _is_full(error):
+            raise DatabaseFull from error
         raise DatabaseUnavailable(f"the database did not answer: {error.orig}") from error
     except PoolExhausted as error:
         raise DatabaseUnavailable("every connection to the database is in use") from error
+
+
+def _is_full(error: DBAPIError) -> bool:
+    codes = getattr(error.orig, "sqlite_errorcode", None), getattr(error.orig, "sqlstate", None)
+    return codes[0] == sqlite3.SQLITE_FULL or codes[1] == POSTGRESQL_DISK_FULL
 
 
 def _encode(value: object) -> str:

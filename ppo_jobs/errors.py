@@ -13,6 +13,7 @@ JobsError
 ├── LeaseLost
 ├── IdempotencyMismatch
 ├── DatabaseUnavailable
+│   └── DatabaseFull
 ├── InvalidArtifactName
 ├── ArtifactCorrupt
 ├── StorageFull
@@ -97,6 +98,13 @@ class IdempotencyMismatch(JobsError):
 
 class DatabaseUnavailable(JobsError):
     """The database cannot be reached, or stayed locked; the same call may succeed later."""
+
+
+class DatabaseFull(DatabaseUnavailable):
+    """No space is left where the database is; it can be read."""
+
+    def __init__(self) -> None:
+        super().__init__("no space is left for the database")
 
 
 class InvalidArtifactName(JobsError):

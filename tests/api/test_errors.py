@@ -2,6 +2,7 @@
 
 import httpx
 import pytest
+from sqlalchemy import Engine, event
 
 from api.app import create_app
 from ppo_jobs.settings import Settings
@@ -237,3 +238,31 @@ def test_every_answer_has_the_security_headers(client, tenant, database):
         headers = client.get(path).headers
         assert headers["x-content-type-options"] == "nosniff", path
         assert "frame-ancestors 'none'" in headers["content-security-policy"], path
+
+
+@pytest.fixture
+def little_room(database):
+    """Every connection from now on lets the database grow by no page."""
+    if database.engine.dialect.name != "sqlite":
+        pytest.skip("a server's disk cannot be filled")
+
+    def limit(connection, entry):
+        connection.execute("PRAGMA max_page_count = 1")
+
+    event.listen(Engine, "connect", limit)
+    yield
+    event.remove(Engine, "connect", limit)
+
+
+def test_a_full_database_is_told_from_one_that_is_away(database, settings, api_key, little_room):
+    deployment.register(database)
+    with serving(settings) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        client.headers["Authorization"] = f"Bearer {api_key}"
+        metadata = {f"{number:02}": "x" * 512 for number in range(16)}
+        for _ in range(50):
+            answer = client.post("/v1/jobs", json={"env": CARTPOLE, "metadata": metadata})
+            if answer.status_code != 201:
+                break
+        problem = assert_problem(answer, 503, "storage_full")
+        assert "no space is left" in problem["detail"] and int(answer.headers["retry-after"]) > 0
+        assert client.get("/v1/jobs").status_code == 200

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
 from ppo_jobs.database import Database, migrate, open_database
-from ppo_jobs.errors import DatabaseUnavailable
+from ppo_jobs.errors import DatabaseFull, DatabaseUnavailable
 from ppo_jobs.repository import jobs, tenants
 from ppo_jobs.states import QueueName
 from tests.ppo_jobs.builders import spec, submit
@@ -89,6 +89,19 @@ def test_a_database_that_stays_locked_is_unavailable(tmp_path: Path, monkeypatch
     other.close()
     with database.write() as session:
         session.execute(text("SELECT 1"))
+    database.dispose()
+
+
+def test_a_database_without_room_says_so_and_can_be_read(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path}/a.sqlite3", durable=False)
+    with database.write() as session:
+        session.execute(text("CREATE TABLE sizes (content BLOB)"))
+        # Not below its present size.
+        session.execute(text("PRAGMA max_page_count = 1"))
+    with pytest.raises(DatabaseFull, match="no space"), database.write() as session:
+        session.execute(text("INSERT INTO sizes VALUES (zeroblob(100000))"))
+    with database.read() as session:
+        assert session.execute(text("SELECT count(*) FROM sizes")).scalar_one() == 0
     database.dispose()
 
 

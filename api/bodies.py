@@ -1,6 +1,7 @@
 """Reading JSON bodies: what is not JSON, and what could not be stored, is refused before anything looks at it."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any
@@ -11,7 +12,23 @@ from fastapi.routing import APIRoute
 from api.errors import ProblemError
 from api.pointers import unstorable
 
+SHOWN_CHARACTERS = 64
+"""So much of a name is repeated in a refusal."""
+
 _EMPTY = b""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """
+    Raises:
+        ProblemError: a name is there twice, so that readers differ in what it means (RFC 8259, section 4).
+    """
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        detail = f"the body has {twice[:SHOWN_CHARACTERS]!r} twice in one object"
+        raise ProblemError(HTTPStatus.BAD_REQUEST, "malformed_json", detail)
+    return value
 
 
 class JSONRequest(Request):
@@ -28,7 +45,7 @@ class JSONRequest(Request):
     async def json(self) -> Any:
         body = await self.body()
         try:
-            value = json.loads(body)
+            value = json.loads(body, object_pairs_hook=_object)
         except json.JSONDecodeError:
             raise
         except (ValueError, RecursionError) as error:

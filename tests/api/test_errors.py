@@ -103,6 +103,12 @@ def test_what_is_not_json_is_a_400(client, content):
     assert_problem(client.post("/v1/jobs", content=content, headers=JSON), 400, "malformed_json")
 
 
+@pytest.mark.parametrize("content", [b'{"seed": 1, "seed": 2}', b'{"env": {"id": "A-v0", "kwargs": {"x": 1, "x": 1}}}'])
+def test_a_name_that_is_there_twice_is_refused(client, content):
+    problem = assert_problem(client.post("/v1/jobs", content=content, headers=JSON), 400, "malformed_json")
+    assert problem["detail"] in {"the body has 'seed' twice in one object", "the body has 'x' twice in one object"}
+
+
 def test_a_body_over_the_limit_is_refused_announced_or_not(client):
     megabytes = b'{"name": "' + b"x" * 2_000_000 + b'"}'
     assert_problem(client.post("/v1/jobs", content=megabytes, headers=JSON), 413, "body_too_large")

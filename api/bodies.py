@@ -4,12 +4,13 @@ import json
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from api.errors import ProblemError
+from api.errors import MAX_FAULTS, ProblemError
 from api.pointers import unstorable
 
 SHOWN_CHARACTERS = 64
@@ -52,7 +53,7 @@ class JSONRequest(Request):
             # Bytes that are no UTF-8, an integer of thousands of digits, a nest of thousands of brackets.
             detail = f"the body cannot be read as JSON: {type(error).__name__}"
             raise ProblemError(HTTPStatus.BAD_REQUEST, "malformed_json", detail) from error
-        if faults := list(unstorable(value)):
+        if faults := list(islice(unstorable(value), MAX_FAULTS)):
             detail = f"{faults[0].pointer}: {faults[0].message}"
             raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, errors=faults)
         return value

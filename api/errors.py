@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -33,6 +34,8 @@ from ppo_jobs.schemas import Fault, Problem
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
+MAX_FAULTS = 100
+"""Named in one answer."""
 
 
 class ProblemError(HTTPException):
@@ -99,7 +102,7 @@ def problem_response(
         detail=detail,
         code=code,
         request_id=request_id,
-        errors=list(errors),
+        errors=list(islice(errors, MAX_FAULTS)),
     )
     return JSONResponse(problem.model_dump(mode="json"), status, headers, media_type=MEDIA_TYPE)
 

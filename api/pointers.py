@@ -2,12 +2,18 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from ppo_jobs.schemas import Fault
 
 MAX_DEPTH = 64
 """Objects and arrays inside each other in a body."""
+MAX_NAME_CHARACTERS = 256
+"""Of a name in an object of a body: every fault below it repeats it."""
+
+_Path: TypeAlias = "tuple[_Path, str | int] | None"
+"""Where a value is: in what, and under which name or index there. Made for every value, so it shares what is above."""
+
 _PLAINER = {"extra_forbidden": "unknown field", "missing": "this field is required"}
 
 
@@ -22,30 +28,51 @@ def body_faults(entries: Sequence[Mapping[str, Any]], body: object) -> list[Faul
         messages = found.setdefault(_pointer(entry, body), [])
         if (message := _message(entry)) not in messages:
             messages.append(message)
+    outside = {pointer[:end] for pointer in found for end, character in enumerate(pointer) if end and character == "/"}
     return [
         Fault(pointer=pointer, message=", or: ".join(messages))
         for pointer, messages in found.items()
-        if not any(other.startswith(f"{pointer}/") for other in found if pointer)
+        if pointer not in outside
     ]
 
 
 def unstorable(value: object) -> Iterator[Fault]:
     """What is valid JSON, or passes for it, and cannot be stored: NUL, half a surrogate pair, NaN, too deep a nest."""
-    pending: list[tuple[object, str, int]] = [(value, "", 0)]
+    pending: list[tuple[object, _Path, int]] = [(value, None, 0)]
     while pending:
-        current, pointer, depth = pending.pop()
-        if isinstance(current, str):
-            yield from _text_faults(current, pointer)
-        elif isinstance(current, float) and not math.isfinite(current):
-            yield Fault(pointer=pointer, message="must be a finite number")
-        elif isinstance(current, dict | list) and depth == MAX_DEPTH:
-            yield Fault(pointer=pointer, message=f"is nested deeper than {MAX_DEPTH} levels")
-        elif isinstance(current, dict):
-            for key, item in current.items():
-                yield from _text_faults(key, pointer)
-                pending.append((item, f"{pointer}/{escape(key)}", depth + 1))
+        current, path, depth = pending.pop()
+        for message in _value_faults(current, depth):
+            yield Fault(pointer=_written(path), message=message)
+        if depth == MAX_DEPTH:
+            continue
+        if isinstance(current, dict):
+            short = ((name, item) for name, item in current.items() if len(name) <= MAX_NAME_CHARACTERS)
+            pending += [(item, (path, name), depth + 1) for name, item in short]
         elif isinstance(current, list):
-            pending += [(item, f"{pointer}/{index}", depth + 1) for index, item in enumerate(current)]
+            pending += [(item, (path, index), depth + 1) for index, item in enumerate(current)]
+
+
+def _value_faults(value: object, depth: int) -> Iterator[str]:
+    """What is wrong with the value itself and, of an object, with its names."""
+    if isinstance(value, str):
+        yield from _text_faults(value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield "must be a finite number"
+    elif isinstance(value, dict | list) and depth == MAX_DEPTH:
+        yield f"is nested deeper than {MAX_DEPTH} levels"
+    elif isinstance(value, dict):
+        for name in value:
+            yield from _text_faults(name)
+            if len(name) > MAX_NAME_CHARACTERS:
+                yield f"must not contain a name of more than {MAX_NAME_CHARACTERS} characters"
+
+
+def _written(path: _Path) -> str:
+    parts = []
+    while path is not None:
+        path, part = path
+        parts.append(f"/{escape(part)}")
+    return "".join(reversed(parts))
 
 
 def escape(part: object) -> str:
@@ -53,13 +80,13 @@ def escape(part: object) -> str:
     return str(part).replace("~", "~0").replace("/", "~1").encode("utf-8", "replace").decode()
 
 
-def _text_faults(text: str, pointer: str) -> Iterator[Fault]:
+def _text_faults(text: str) -> Iterator[str]:
     if "\x00" in text:
-        yield Fault(pointer=pointer, message="must not contain the character NUL")
+        yield "must not contain the character NUL"
     try:
         text.encode()
     except UnicodeEncodeError:
-        yield Fault(pointer=pointer, message="must not contain half of a surrogate pair")
+        yield "must not contain half of a surrogate pair"
 
 
 def _pointer(entry: Mapping[str, Any], body: object) -> str:

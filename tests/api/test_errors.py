@@ -1,5 +1,8 @@
 """Every refusal is a problem that names its fault, and the server stays up."""
 
+import subprocess
+import sys
+
 import httpx
 import pytest
 from sqlalchemy import Engine, event
@@ -107,6 +110,25 @@ def test_what_is_not_json_is_a_400(client, content):
 def test_a_name_that_is_there_twice_is_refused(client, content):
     problem = assert_problem(client.post("/v1/jobs", content=content, headers=JSON), 400, "malformed_json")
     assert problem["detail"] in {"the body has 'seed' twice in one object", "the body has 'x' twice in one object"}
+
+
+def test_of_very_many_faults_a_hundred_are_named_at_once(client):
+    problem = assert_problem(client.post("/v1/jobs", json={f"f{n}": 1 for n in range(60_000)}), 422, "invalid_request")
+    assert len(problem["errors"]) == 100
+    # 60,000 unknown fields, and `env` is missing.
+    assert problem["detail"].endswith("(and 60000 more)")
+
+
+def test_a_long_name_is_not_repeated_for_everything_below_it(client):
+    # Pointers to all 100,000 of them would take 50 GB.
+    body = b'{"%s": [%s]}' % (b"x" * 500_000, b",".join([b"0"] * 100_000))
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31)); import json\n"
+        "from api.pointers import unstorable; print([fault.message for fault in unstorable(json.load(sys.stdin))])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], input=body, capture_output=True, check=True)
+    assert ran.stdout == b"['must not contain a name of more than 256 characters']\n"
+    assert_problem(client.post("/v1/jobs", content=body, headers=JSON), 422, "invalid_request")
 
 
 def test_a_body_over_the_limit_is_refused_announced_or_not(client):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from ppo_engine.squashing import squashed
@@ -148,10 +149,13 @@ def load_policy(directory: Path) -> LoadedPolicy:
 
     Raises:
         FileNotFoundError: the directory holds no bundle.
-        ValueError: the bundle is of another format, or its files do not fit together.
+        ValueError: the bundle is of another format, damaged, or its files do not fit together.
     """
     manifest = PolicyManifest.model_validate_json((directory / "policy.json").read_bytes())
-    tensors: dict[str, NDArray[Any]] = load_file(directory / "policy.safetensors")
+    try:
+        tensors: dict[str, NDArray[Any]] = load_file(directory / "policy.safetensors")
+    except SafetensorError as error:
+        raise ValueError(f"policy.safetensors is damaged: {error}") from error
     named = [name for layer in manifest.layers for name in (layer.weight, layer.bias)]
     if manifest.normalizer is not None:
         named += [manifest.normalizer.mean, manifest.normalizer.variance]

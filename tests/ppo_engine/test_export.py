@@ -240,6 +240,15 @@ def test_a_bundle_that_lacks_a_tensor_names_it(tmp_path: Path) -> None:
         load_policy(tmp_path)
 
 
+def test_a_truncated_bundle_says_that_it_is_damaged(tmp_path: Path) -> None:
+    write_whole_bundle(tmp_path, SPACES["discrete"])
+    whole = (tmp_path / "policy.safetensors").read_bytes()
+    for length in (0, 4, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "policy.safetensors").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"policy\.safetensors is damaged"):
+            load_policy(tmp_path)
+
+
 def test_a_bundle_of_a_later_format_is_refused(tmp_path: Path) -> None:
     manifest, _ = write_policy(tmp_path, SPACES["box"])
     (tmp_path / "policy.json").write_text(manifest.model_dump_json().replace('"format":1', '"format":2'))

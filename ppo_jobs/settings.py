@@ -14,7 +14,6 @@ from ppo_jobs.errors import SettingsInvalid
 DATABASE_SCHEMES = ("sqlite", "postgresql+psycopg")
 BROKER_SCHEMES = ("fsatomic", "redis", "rediss", "unix", "redis+socket")
 ARTIFACT_SCHEMES = ("file",)
-MAX_HEARTBEAT_SECONDS = 5.0
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -49,11 +48,6 @@ class Settings(BaseSettings):
     """Jobs that one worker trains at the same time on the CPU."""
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-
-    @property
-    def heartbeat_seconds(self) -> float:
-        """How often a lease is renewed: five chances before it runs out."""
-        return min(self.lease_seconds / 5, MAX_HEARTBEAT_SECONDS)
 
     @model_validator(mode="before")
     @classmethod

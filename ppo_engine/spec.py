@@ -62,9 +62,10 @@ class EnvSpec(SpecModel):
     """Arguments of the environment, checked against the schema that the catalogue shows."""
     n_envs: int = Field(default=8, ge=1, le=4096)
     """How many copies are stepped side by side (N)."""
-    vectorization: Literal["auto", "sync", "process", "native"] = "auto"
-    """`sync`: in the training process; `process`: in worker processes, same bits as `sync`; `native`: the
-    environment's own vector form, where it has one. `auto` picks `sync` or `process`."""
+    vectorization: Literal["auto", "sync", "process", "batched", "native"] = "auto"
+    """`sync`: in the training process; `process`: in worker processes; `batched`: our compiled form of a
+    classic-control environment; all three give the same bits. `native`: the environment's own vector form, where it
+    has one. `auto` picks the fastest of the first three."""
     max_episode_steps: int | None = Field(default=None, ge=1, le=10_000_000)
     """Truncate episodes after so many steps; by default what the environment is registered with."""
     step_timeout_seconds: float = Field(default=60.0, gt=0, le=86_400)
@@ -185,7 +186,9 @@ class TrainingSpec(SpecModel):
     """None: one is drawn at acceptance and recorded."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` is the CPU for an MLP, which is faster there."""
-    backend: Literal["auto", "torch"] = "auto"
+    backend: Literal["auto", "torch", "fused"] = "auto"
+    """`torch`: any policy on any device; `fused`: compiled loops for MLP policies on the CPU, the same algorithm on the
+    same numbers. `auto` picks the faster one that can do it; which one and why stands in the attempt's `runtime`."""
     evaluation: EvaluationSpec = EvaluationSpec()
     checkpoints: CheckpointSpec = CheckpointSpec()
     metrics: MetricsSpec = MetricsSpec()

@@ -47,7 +47,7 @@ class Resumability:
 EXACT = Resumability("exact")
 
 
-Vectorization: TypeAlias = Literal["sync", "process", "native"]
+Vectorization: TypeAlias = Literal["sync", "process", "batched", "native"]
 
 
 class VectorEnvironment(Protocol):

@@ -1,0 +1,71 @@
+"""How loops are compiled: by numba, with the interpreter's lock released and the machine code kept on disk.
+
+Compiled functions live in `ppo_engine/fused` and `ppo_engine/envs/batched` only. Their code is kept in a directory
+named for the content of all these sources: numba itself notices a change of the file that holds a function, but not of
+the files whose functions it calls. The directory lies below NUMBA_CACHE_DIR, or the user's cache directory. numba reads
+it with pickle, so it is for its owner alone (mode 0700).
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+log = logging.getLogger(__name__)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+RELAXED = {"contract", "reassoc", "arcp", "nsz", "afn"}
+"""Liberties of `compiled_fast`. Not that all numbers are finite: with `nnan` and `ninf`, isfinite finds none that is
+not. Source: LLVM language reference, fast-math flags."""
+
+SETTINGS: dict[str, Any] = vars(numba.config)
+PACKAGE = Path(__file__).parent
+SOURCES = ("compiled.py", "fused/*.py", "envs/batched/*.py")
+
+
+def compiled(function: Function) -> Function:
+    """Compiles a function whose arithmetic is to be IEEE's, to the bit: environments and bookkeeping."""
+    return _jit(function, fastmath=False)
+
+
+def compiled_fast(function: Function) -> Function:
+    """Compiles a function of networks, whose sums may be taken in any order; it is the same one at each call."""
+    return _jit(function, fastmath=RELAXED)
+
+
+def sources_digest() -> str:
+    """Names the content of everything that is compiled."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(path for pattern in SOURCES for path in PACKAGE.glob(pattern)):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _kept_code() -> Path | None:
+    """The directory for machine code; None where none can be made, so that every process compiles for itself."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    base = Path(SETTINGS["CACHE_DIR"] or Path(home, "ppo-service", "compiled").expanduser())
+    directory = base / sources_digest()
+    try:
+        base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        directory.mkdir(exist_ok=True, mode=0o700)
+    except OSError as error:
+        log.warning("compiled code cannot be kept in %s: %s", directory, error)
+        return None
+    return directory if os.access(directory, os.W_OK) else None
+
+
+def _jit(function: Function, *, fastmath: bool | set[str]) -> Function:
+    compile_: Any = numba.njit(cache=CODE is not None, nogil=True, error_model="numpy", fastmath=fastmath)
+    made: Function = compile_(function)
+    return made
+
+
+CODE = _kept_code()
+if CODE is not None:
+    SETTINGS["CACHE_DIR"] = str(CODE)

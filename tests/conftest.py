@@ -18,6 +18,9 @@ from ppo_jobs.repository.tenants import create_api_key, create_tenant
 from ppo_jobs.settings import Settings
 from ppo_jobs.tables import metadata
 
+# Each test has a data directory of its own; what is compiled is compiled once for all of them.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path("~/.cache/ppo-service/compiled").expanduser()))
+
 SERVER = os.environ.get("PPO_TEST_DATABASE_URL")
 BROKER = os.environ.get("PPO_TEST_BROKER_URL")
 

@@ -11,7 +11,7 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from ppo_engine.envs.watchdog import install_timeout_handler
 from ppo_engine.errors import EngineError, EnvironmentFault, EnvironmentTimedOut
@@ -211,10 +211,14 @@ def failure(error: BaseException) -> EndRecord:
     return EndRecord(outcome="failed", code=code, message=message, retryable=retryable, timesteps=None)
 
 
-if __name__ == "__main__":
-    # Threads of an environment must not keep a finished child alive.
+def run() -> NoReturn:
+    """Be the child; threads of an environment do not keep it alive once it is finished."""
     status = main()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
     os._exit(status)
+
+
+if __name__ == "__main__":
+    run()

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from ppo_engine.envs.catalogue import catalogue
 from ppo_engine.fingerprint import fingerprint, installed_versions, processor
+from worker.compile import is_compiled
 
 
 def main() -> None:
@@ -24,6 +25,7 @@ def main() -> None:
         "environments": [environment.model_dump(mode="json") for environment in catalogue()],
         "devices": devices(),
         "versions": versions(),
+        "is_compiled": is_compiled(),
         "fingerprint": fingerprint(torch.device("cpu"), backend="torch", threads=1),
     }
     with os.fdopen(answer, "w") as stdout:

@@ -83,6 +83,8 @@ class Ledger:
         self._is_in_doubt = False
         self.is_behind = False
         """More was journaled than the last batch took."""
+        self.has_progress = False
+        """It has committed how far training has come."""
         self.end: EndRecord | None = None
         """What the child said last, once it is committed."""
 
@@ -172,6 +174,7 @@ class Ledger:
         if pending.batch.offset is not None:
             self._journal.advance(pending.batch.offset)
         self._log.advance(pending.log_offset)
+        self.has_progress = self.has_progress or pending.batch.iteration is not None
         self.end = pending.batch.end or self.end
         if pending.stored is not None:
             shutil.rmtree(self._run.checkpoints / pending.stored.record.directory, ignore_errors=True)

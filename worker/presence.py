@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 from pydantic import BaseModel, JsonValue
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
 DESCRIBE_RETRY_SECONDS = 10.0
+COMPILE_SECONDS = 60.0
+"""A worker whose engine is not compiled by then offers its slots all the same."""
 
 
 class Description(BaseModel):
@@ -34,6 +37,8 @@ class Description(BaseModel):
     environments: list[EnvironmentDescription]
     devices: list[dict[str, JsonValue]]
     versions: dict[str, str]
+    is_compiled: bool
+    """Whether the machine code of the engine's loops is there."""
 
 
 class DescriptionFailed(Exception):
@@ -94,7 +99,7 @@ class Presence:
             try:
                 with self._at_work:
                     release_orphans(self._database, self._settings.data_dir / RUNS)
-                description = description or describe(self._queue)
+                description = description or self._prepared()
                 with self._at_work:
                     self._beat(description)
             except DatabaseUnavailable as error:
@@ -102,6 +107,19 @@ class Presence:
             except DescriptionFailed as error:
                 logger.error("the worker cannot say what it trains: %s", error)
                 wait = DESCRIBE_RETRY_SECONDS
+
+    def _prepared(self) -> Description:
+        """What the worker can train; the engine is compiled by then, so that no job has to wait for that."""
+        description = describe(self._queue)
+        if not description.is_compiled:
+            logger.info("the engine is being compiled for this machine, which happens once")
+            compiler = start_compiler()
+            deadline = time.monotonic() + COMPILE_SECONDS
+            while compiler.poll() is None and time.monotonic() < deadline and not self._stopped.wait(0.1):
+                pass
+            if compiler.returncode != 0:
+                logger.warning("the engine is not compiled yet; jobs compile what they need of it")
+        return description
 
     def _beat(self, description: Description) -> None:
         with self._database.write() as session:
@@ -119,6 +137,14 @@ class Presence:
                 lease_seconds=self._settings.lease_seconds,
             )
         logger.info("worker %s offers %d slots of queue %s", self._worker_id, self._slots, self._queue)
+
+
+def start_compiler() -> subprocess.Popen[bytes]:
+    """`worker.compile` as a process, which dies with the calling thread."""
+    variables = child_variables(os.environ, threads=1, gpu=None)
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "worker.compile"], env=variables, stdin=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def describe(queue: QueueName) -> Description:

@@ -1,18 +1,25 @@
 """The child as its supervisor sees it: a process group of its own, a pipe to talk to it, and how it ended."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any, Protocol
+
+import psutil
 
 from worker.protocol import Assignment, Command
 
-ALLOWED = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "PYTHONPATH", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV")
+ALLOWED = (
+    "HOME", "LANG", "LD_LIBRARY_PATH", "NUMBA_CACHE_DIR", "PATH", "PYTHONHOME", "PYTHONPATH", "TMPDIR", "TZ", "USER",
+    "VIRTUAL_ENV",
+)  # fmt: skip
 ALLOWED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "MUJOCO_", "PYGLET_", "SDL_")
 """What environment code may see of the worker's variables: no address, no key."""
 
@@ -56,10 +63,44 @@ def visible_device(visible: str | None, gpu: int | None) -> str:
     return devices[gpu] if gpu < len(devices) else ""
 
 
+class Process(Protocol):
+    """What a child's process is asked, be it started or forked; as of `subprocess.Popen` where that has it."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def stdin(self) -> IO[bytes] | None: ...
+    @property
+    def returncode(self) -> int: ...
+    @property
+    def spent_seconds(self) -> float:
+        """Once it has ended: how long it computed, and what it waited for."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+    def signal_group(self, number: signal.Signals) -> None: ...
+
+
+class StartedProcess(subprocess.Popen[bytes]):
+    """A process of the calling one, which leads a group."""
+
+    def __init__(self, command: Sequence[str], **options: Any) -> None:
+        self._before = _children_seconds()
+        super().__init__(command, start_new_session=True, **options)
+
+    @property
+    def spent_seconds(self) -> float:
+        return _children_seconds() - self._before
+
+    def signal_group(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+
 class Child:
     """A running `worker.child`."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: Process) -> None:
         self._process = process
         self._terminated_at: float | None = None
         self._is_ended = False
@@ -67,6 +108,14 @@ class Child:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def processor_seconds(self) -> float:
+        """How long it has computed, and what it started and waited for."""
+        try:
+            times = psutil.Process(self.pid).cpu_times()
+        except psutil.Error:
+            return self._process.spent_seconds
+        return float(times.user + times.system + times.children_user + times.children_system)
 
     def command(self, command: Command) -> None:
         """Say it on the pipe; a child that is gone hears nothing."""
@@ -84,15 +133,15 @@ class Child:
         """SIGTERM to the group, and SIGKILL when it is called again half a second later."""
         if self._terminated_at is None:
             self._terminated_at = time.monotonic()
-            self._signal(signal.SIGTERM)
+            self._process.signal_group(signal.SIGTERM)
         elif time.monotonic() - self._terminated_at >= KILL_AFTER_SECONDS:
-            self._signal(signal.SIGKILL)
+            self._process.signal_group(signal.SIGKILL)
 
     def end(self) -> Exit:
         """How it ended; it is made to if it still runs, and so is all that it started in its group."""
         if not self._is_ended:
             self._is_ended = True
-            self._signal(signal.SIGKILL)
+            self._process.signal_group(signal.SIGKILL)
             self._process.wait()
             assert self._process.stdin is not None
             with suppress(BrokenPipeError):
@@ -109,10 +158,6 @@ class Child:
             self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
 
-    def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)
-
 
 def start_child(log: Path, *, variables: Mapping[str, str], directory: Path) -> Child:
     """A child that waits for its assignment; it dies with the calling *thread* (Linux) or with its pipe.
@@ -123,13 +168,17 @@ def start_child(log: Path, *, variables: Mapping[str, str], directory: Path) -> 
         directory: Where it runs, so that stray files of an environment go with the run.
     """
     with log.open("ab") as output:
-        process = subprocess.Popen(
+        process = StartedProcess(
             [sys.executable, "-P", "-m", "worker.child"],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=dict(variables),
             cwd=directory,
-            start_new_session=True,
         )
     return Child(process)
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

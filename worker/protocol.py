@@ -1,4 +1,4 @@
-"""What supervisor and child say to each other: one assignment and commands on stdin, a journal on disk.
+"""What supervisor, fork server and child say to each other: an assignment and commands on stdin, a journal on disk.
 
 The child appends records to the journal, each one line: the CRC-32 of the payload in eight hex digits, a space, the
 payload as JSON, a newline. A line without its newline is still being written; one whose CRC differs was torn by a
@@ -34,6 +34,28 @@ class Assignment(Message):
     resume_from: str | None
     """Directory of a verified checkpoint."""
     threads: int = 1
+
+
+class Order(Message):
+    """What a slot sends its fork server, with two descriptors: the read end of the child's stdin, and its log."""
+
+    directory: str
+    """Where the child runs."""
+
+
+class Forked(Message):
+    """What a forked child says first, with a descriptor of its process; from now on it is like any other."""
+
+    pid: int
+
+
+class Ended(Message):
+    """What the fork server says when the child has ended and nothing is left of its process group."""
+
+    returncode: int
+    """As of `subprocess`."""
+    processor_seconds: float
+    """Of the child, and of what it started and waited for."""
 
 
 class Command(Message):

@@ -6,6 +6,7 @@ A message wakes it. Where messages are lost or the broker is away, it finds wait
 import logging
 import random
 import threading
+from contextlib import ExitStack
 
 from ppo_jobs.errors import DatabaseUnavailable
 from ppo_jobs.repository import claims
@@ -44,18 +45,28 @@ class SlotWork:
             self._claim_until_idle()
 
     def _poll(self) -> None:
-        # Not in step with the other slots, which would all ask at once.
-        while not self._closing.wait(POLL_SECONDS * random.uniform(0.75, 1.25)):
-            if self._is_busy.acquire(blocking=False):
-                try:
-                    if self._is_overdue():
-                        self._claim_until_idle()
-                except DatabaseUnavailable as error:
-                    logger.warning("queue %s: %s", self._queue, error)
-                except Exception:  # The poll is what finds a job when all else failed; it must not end.
-                    logger.exception("queue %s: its slot failed", self._queue)
-                finally:
-                    self._is_busy.release()
+        with ExitStack() as stack:
+            if (server := self._slot.fork_server) is not None:
+                # It dies with the thread that started it: this one, which lives as long as the slot.
+                stack.callback(server.close)
+                server.tend()
+            # Not in step with the other slots, which would all ask at once.
+            while not self._closing.wait(POLL_SECONDS * random.uniform(0.75, 1.25)):
+                if server is not None:
+                    server.tend()
+                self._look_for_jobs()
+
+    def _look_for_jobs(self) -> None:
+        if self._is_busy.acquire(blocking=False):
+            try:
+                if self._is_overdue():
+                    self._claim_until_idle()
+            except DatabaseUnavailable as error:
+                logger.warning("queue %s: %s", self._queue, error)
+            except Exception:  # The poll is what finds a job when all else failed; it must not end.
+                logger.exception("queue %s: its slot failed", self._queue)
+            finally:
+                self._is_busy.release()
 
     def _is_overdue(self) -> bool:
         with self._slot.database.read() as session:

@@ -2,13 +2,11 @@
 
 import logging
 import os
-import resource
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import psutil
 from pydantic import ValidationError
 
 from ppo_engine.spec import TrainingSpec
@@ -29,10 +27,15 @@ from worker.protocol import Assignment, Command
 from worker.resume import CheckpointUnreadable, fetch_newest
 from worker.runs import RUNS, RunDirectory, run_directory
 from worker.verdict import Intent, Verdict, judge, memory_kills
+from worker.warm import ForkServer, NotForked
 
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
+FIRST_TICK_SECONDS = 0.01
+YOUNG_SECONDS = 3.0
+"""For so long the first metrics of an attempt are looked for at the faster tick."""
+
 RETRY_SECONDS = 0.5
 """Between two tries to reach a database that is away."""
 
@@ -56,6 +59,8 @@ class Slot:
     gpu: int | None
     """Number of its GPU among those that the worker may see."""
     is_draining: Callable[[], bool]
+    fork_server: ForkServer | None = None
+    """Where children come from, if not from nothing."""
 
 
 class Abandoned(Exception):
@@ -168,11 +173,7 @@ class Attempt:
         comparison = self._comparison(resumed_from)
         memory_kills_before = memory_kills()
         with ExitStack() as stack:
-            child = start_child(
-                self._run.log,
-                variables=child_variables(os.environ, threads=1, gpu=self._slot.gpu),
-                directory=self._run.scratch,
-            )
+            child = self._start_child()
             stack.callback(child.end)
             ledger = self._ledger(child, comparison, resumed_from)
             child.assign(self._assignment(spec, resumed_from))
@@ -191,6 +192,18 @@ class Attempt:
             intent=self._intent,
             killed_for_memory=memory_kills() > memory_kills_before,
             log_tail=LogReader(self._run.log).tail(LOG_TAIL_BYTES),
+        )
+
+    def _start_child(self) -> Child:
+        """A child that waits for its assignment: forked from a warm process, or started anew where that cannot be."""
+        run, slot = self._run, self._slot
+        if slot.fork_server is not None:
+            try:
+                return slot.fork_server.fork(run.log, run.scratch)
+            except NotForked as error:
+                logger.warning("job %s: its child starts cold: %s", self._claim.job_id, error)
+        return start_child(
+            run.log, variables=child_variables(os.environ, threads=1, gpu=slot.gpu), directory=run.scratch
         )
 
     def _comparison(self, resumed_from: StoredCheckpoint | None) -> Comparison:
@@ -214,7 +227,7 @@ class Attempt:
 
     def _ledger(self, child: Child, comparison: Comparison, resumed_from: StoredCheckpoint | None) -> Ledger:
         usage = UsageMeter(
-            processor_seconds(child.pid),
+            child.processor_seconds,
             timesteps=resumed_from.timesteps if resumed_from else 0,
             has_gpu=self._slot.gpu is not None,
         )
@@ -225,7 +238,7 @@ class Attempt:
 
     def _watch(self, child: Child, ledger: Ledger, spec: TrainingSpec) -> None:
         """Follow the child until it has ended."""
-        while child.runs_on(0.0 if ledger.is_behind else TICK_SECONDS):
+        while child.runs_on(self._pause(ledger)):
             if self._lease.is_lost:
                 raise LeaseLost(*self._claim.key)
             if ledger.end is not None and self._has_lingered():
@@ -235,6 +248,13 @@ class Attempt:
                 ledger.commit()
             except DatabaseUnavailable as error:
                 logger.warning("job %s: the journal waits for the database: %s", self._claim.job_id, error)
+
+    def _pause(self, ledger: Ledger) -> float:
+        """How long to wait for more to commit: batches are cheap, but the first news of a job are wanted at once."""
+        if ledger.is_behind:
+            return 0.0
+        is_young = not ledger.has_progress and time.monotonic() - self._started_at < YOUNG_SECONDS
+        return FIRST_TICK_SECONDS if is_young else TICK_SECONDS
 
     def _has_lingered(self) -> bool:
         """Whether the child had time enough to close its environments since it said that it was done."""
@@ -270,25 +290,3 @@ class Attempt:
         limit = spec.budget.max_wall_seconds
         spent = self._claim.train_seconds_before + time.monotonic() - self._started_at
         return Intent.BUDGET if limit is not None and spent >= limit else None
-
-
-def processor_seconds(pid: int) -> Callable[[], float]:
-    """A function that tells how long a child of this process has computed, and what it started and waited for.
-
-    It goes by the process while that lives, then by what the kernel counted for this process's children since.
-    """
-    before = _children_seconds()
-
-    def spent() -> float:
-        try:
-            times = psutil.Process(pid).cpu_times()
-        except psutil.Error:
-            return _children_seconds() - before
-        return times.user + times.system + times.children_user + times.children_system
-
-    return spent
-
-
-def _children_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime

@@ -22,8 +22,10 @@ from ppo_jobs.queue import TASK, celery_app
 from ppo_jobs.settings import load_settings
 from ppo_jobs.states import QueueName
 from worker.presence import Presence
+from worker.process import child_variables
 from worker.slots import SlotWork
 from worker.supervisor import Slot
+from worker.warm import ForkServer, can_fork
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def set_up_logging(**_: Any) -> None:
 
 
 def name_worker(conf: Any, options: dict[str, Any], **_: Any) -> None:
-    """Fix what the worker is called and which one queue it serves, before its pool starts.
+    """Fix what the worker is called, which one queue it serves and where machine code is kept, before its pool starts.
 
     Raises:
         SystemExit: it is to serve several queues, or one that there is not.
@@ -62,6 +64,7 @@ def name_worker(conf: Any, options: dict[str, Any], **_: Any) -> None:
     names = queues.split(",") if isinstance(queues, str) else list(queues)
     if len(names) != 1 or names[0] not in set(QueueName):
         raise SystemExit(f"a worker serves one queue, which is {' or '.join(QueueName)}")
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(settings.data_dir / "compiled"))
     os.environ[QUEUE_VARIABLE] = names[0]
     os.environ[WORKER_VARIABLE] = f"{names[0]}@{socket.gethostname()}:{os.getpid()}-{uuid.uuid4().hex[:6]}"
 
@@ -94,16 +97,22 @@ def disappear(**_: Any) -> None:
 def open_slot(**_: Any) -> None:
     global _work
     queue = QueueName(os.environ[QUEUE_VARIABLE])
+    gpu = current_process().index if queue is QueueName.CUDA else None
     slot = Slot(
         settings=settings,
         database=open_database(settings.database_url, durable=False),
         artifacts=open_artifacts(settings.artifacts_url),
         worker_id=os.environ[WORKER_VARIABLE],
-        gpu=current_process().index if queue is QueueName.CUDA else None,
+        gpu=gpu,
         is_draining=drain_mark().exists,
+        fork_server=fork_server(gpu) if settings.warm_children and can_fork() else None,
     )
     _work = SlotWork(slot, queue)
     _work.start()
+
+
+def fork_server(gpu: int | None) -> ForkServer:
+    return ForkServer(child_variables(os.environ, threads=1, gpu=gpu), directory=settings.data_dir)
 
 
 def close_slot(**_: Any) -> None:

@@ -19,6 +19,7 @@ from ppo_jobs.repository import checkpoints, events, jobs
 from ppo_jobs.repository.tenants import tenant_named
 from ppo_jobs.schemas import Attempt, Job, LedgerEvent
 from tests.environments import PLUGIN_PATH
+from tests.worker.workplace import is_child
 from worker.protocol import MetricsRecord, unframe
 
 START_SECONDS = 180.0
@@ -67,7 +68,7 @@ class Service:
     def children(self) -> list[psutil.Process]:
         """The training processes; those of their environments are no leaders of a group."""
         below = _below(self.process, recursive=True)
-        return [process for process in below if _runs(process, "worker.child") and _leads_group(process)]
+        return [process for process in below if is_child(process) and _leads_group(process)]
 
     def iteration(self, child: psutil.Process) -> tuple[str, int] | None:
         """The child's job and how far it has come; None where it has not trained yet, or is gone."""

@@ -135,7 +135,9 @@ def test_a_supervisor_that_stood_still_longer_than_its_lease_writes_nothing_stal
     with a_worker(place, slots=2) as worker, process(place.settings, "worker.sweeper"):
         eventually(place.reached(job_id, 12))
         (child,) = children_of(worker.pid)
-        supervisor = child.parent()
+        server = child.parent()
+        assert server is not None
+        supervisor = server.parent()
         assert supervisor is not None
         supervisor.suspend()
         eventually(lambda: place.job(job_id).attempt == 2 and place.job(job_id).status is JobStatus.RUNNING)

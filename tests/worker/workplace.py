@@ -127,15 +127,23 @@ class Workplace:
 
 
 def children_of(pid: int | None = None) -> list[psutil.Process]:
-    """The training processes below a process."""
-    found = []
-    for process in psutil.Process(pid).children(recursive=True):
-        try:
-            if "worker.child" in process.cmdline():
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+    """The training processes below a process, be they started or forked."""
+    return [process for process in psutil.Process(pid).children(recursive=True) if is_child(process)]
+
+
+def is_child(process: psutil.Process) -> bool:
+    """A forked child still has its server's command line."""
+    try:
+        parent = process.parent()
+        is_forked = is_fork_server(process) and parent is not None and is_fork_server(parent)
+        return is_forked or "worker.child" in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def is_fork_server(process: psutil.Process) -> bool:
+    """Or a child of one."""
+    return "worker.forkserver" in process.cmdline()
 
 
 def assert_ledger_is_whole(place: Workplace, job_id: str, iterations: int) -> None:

@@ -1,0 +1,91 @@
+"""`python -m worker.compile`: compiles the engine's loops once for this machine, before a job needs them.
+
+The machine code lies below NUMBA_CACHE_DIR, in a directory named for the sources that it was made from. A mark beside
+it says that all of it is there for this model of CPU. Code that no worker has asked for in a day is deleted.
+"""
+
+import fcntl
+import hashlib
+import importlib
+import logging
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from ppo_engine.compiled import CODE
+from ppo_engine.fingerprint import processor
+from worker.lifeline import die_with_parent
+
+logger = logging.getLogger(__name__)
+
+STALE_SECONDS = 86_400.0
+WARM_MODULE = "ppo_engine.fused.warm"
+
+
+def main() -> int:
+    """Compile what is missing, at the lowest priority; the exit status is 1 where that failed."""
+    die_with_parent()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(19)
+    return 0 if CODE is not None and compile_once(CODE) else 1
+
+
+def compile_once(code: Path) -> bool:
+    """Whether all machine code is in `code` now; of several processes that want it, one compiles and others wait."""
+    with (code.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_compiled(code):
+            began = time.monotonic()
+            if not load_compiled():
+                return False
+            mark_of(code).touch()
+            logger.info("the engine was compiled in %.1f s", time.monotonic() - began)
+        prune(code)
+    return True
+
+
+def is_compiled(code: Path | None = CODE) -> bool:
+    """Whether all machine code is there for this CPU; asking keeps it from being deleted."""
+    if code is None:
+        return False
+    try:
+        os.utime(mark_of(code))
+    except OSError:
+        return False
+    return True
+
+
+def load_compiled() -> bool:
+    """Load all machine code, compiling what is missing; whether that worked, which training does not depend on."""
+    try:
+        importlib.import_module(WARM_MODULE).warm()
+    except Exception:  # Whatever a compiler may raise: every loop is compiled when it is first called, or raises there.
+        logger.warning("the engine could not be compiled ahead", exc_info=True)
+        return False
+    return True
+
+
+def prune(code: Path) -> None:
+    """Delete the machine code of other sources that nobody has asked for in a day."""
+    oldest = time.time() - STALE_SECONDS
+    for directory in code.parent.iterdir():
+        if directory != code and directory.is_dir():
+            used = max(path.stat().st_mtime for path in [directory, *directory.glob("compiled.*")])
+            if used < oldest:
+                shutil.rmtree(directory, ignore_errors=True)
+
+
+def mark_of(code: Path) -> Path:
+    """The file that says that `code` is whole for this machine's CPU."""
+    model, flags = processor()
+    name = hashlib.sha256("\n".join([model, *sorted(flags)]).encode()).hexdigest()[:16]
+    return code / f"compiled.{name}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""`python -m worker.forkserver`: has imported the engine and loaded its compiled code, and forks a slot's children.
+
+A child that starts anew imports for more than a second; one that is forked trains after some milliseconds. The server
+itself trains nothing and runs no environment, so that no job leaves anything behind for the next one. It forks only
+while it has a single thread: what other threads hold at that moment would be held in the child for ever.
+"""
+
+import gc
+import importlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from contextlib import suppress
+from typing import NoReturn
+
+import numpy as np
+from pydantic import BaseModel
+
+from worker import child
+from worker.compile import is_compiled, load_compiled
+from worker.lifeline import die_with_parent
+from worker.protocol import Ended, Forked, Order
+
+logger = logging.getLogger(__name__)
+
+READY = b"ready"
+IMPORTED_LATE = (
+    "gymnasium.envs.classic_control", "ppo_engine.envs.native", "ppo_engine.envs.process", "ppo_engine.envs.sync",
+)  # fmt: skip
+"""What a trainer imports only when it needs it, as nearly every one does."""
+
+MESSAGE_BYTES = 1 << 16
+LOOK_SECONDS = 1.0
+"""How often it looks whether the code that it could not load at its start has been compiled meanwhile."""
+
+
+def main() -> NoReturn:
+    """Fork a child for every order that comes on stdin, a UNIX socket; ends with it, and with its slot."""
+    die_with_parent()
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    # Out of the reach of what may use the child's stdin.
+    slot = socket.socket(fileno=os.dup(sys.stdin.fileno()))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
+    for module in IMPORTED_LATE:
+        importlib.import_module(module)
+    is_loaded = load()
+    slot.send(READY)
+    while True:
+        if not is_loaded and not select.select([slot], [], [], LOOK_SECONDS)[0]:
+            is_loaded = load()
+            continue
+        data, descriptors, _, _ = socket.recv_fds(slot, MESSAGE_BYTES, 2)
+        if not data:
+            sys.exit()
+        serve(slot, Order.model_validate_json(data), descriptors)
+
+
+def load() -> bool:
+    """Load compiled code if it is there; whatever it left behind is shared with the children, not copied to each."""
+    if is_loaded := is_compiled():
+        load_compiled()
+    gc.collect()
+    gc.freeze()
+    require_one_thread()
+    return is_loaded
+
+
+def require_one_thread() -> None:
+    """Nothing may run beside this thread when it forks.
+
+    Raises:
+        SystemExit: something does, perhaps a library that was imported.
+    """
+    if (threads := len(os.listdir("/proc/self/task"))) > 1:
+        sys.exit(f"the fork server has {threads} threads, and cannot fork")
+
+
+def serve(slot: socket.socket, order: Order, descriptors: list[int]) -> None:
+    """Fork a child, and tell the slot how it ended."""
+    server = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            become_child(slot, server, order, descriptors)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    # The dead child stays until its group is gone, so that its number is nobody else's.
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    _, status, used = os.wait4(pid, 0)
+    tell(slot, Ended(returncode=os.waitstatus_to_exitcode(status), processor_seconds=used.ru_utime + used.ru_stime))
+
+
+def become_child(slot: socket.socket, server: int, order: Order, descriptors: list[int]) -> NoReturn:
+    """In the forked process: have a session, a log, a pipe and random numbers of its own, and train."""
+    die_with_parent()
+    os.setsid()
+    stdin, log = descriptors
+    for descriptor, number in ((stdin, 0), (log, 1), (log, 2)):
+        os.dup2(descriptor, number)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    os.chdir(order.directory)
+    if os.getppid() != server:
+        sys.exit("the fork server is gone")
+    # The standard library sees to its own generator after a fork.
+    np.random.seed()
+    tell(slot, Forked(pid=os.getpid()), os.pidfd_open(os.getpid()))
+    slot.close()
+    child.run()
+
+
+def tell(slot: socket.socket, message: BaseModel, *descriptors: int) -> None:
+    """Send it; a slot that is gone hears nothing."""
+    with suppress(ConnectionError):
+        socket.send_fds(slot, [message.model_dump_json().encode()], descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,10 @@
+"""Gymnasium's classic-control environments as compiled loops over a batch, equal to them bit for bit.
+
+Each environment is a module with its `reset`, `step` and `observe`; `kernel` puts them together for N environments and
+for callers that are compiled themselves, `environment` makes a `VectorEnvironment` of it.
+"""
+
+from ppo_engine.envs.batched.environment import BatchedVectorEnvironment, is_batched
+from ppo_engine.envs.batched.kernel import BatchedKernel, step_all
+
+__all__ = ["BatchedKernel", "BatchedVectorEnvironment", "is_batched", "step_all"]

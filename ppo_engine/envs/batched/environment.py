@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ppo_engine.envs.batched import kernel as kernels
+from ppo_engine.envs.batched.arithmetic import TWO, numpy_takes_polynomials
 from ppo_engine.envs.batched.kernel import BatchedKernel, observe_all, replay, reset_all, step_all
 from ppo_engine.envs.batched.pcg64 import state_of, words_of
 from ppo_engine.envs.registry import episode_limit, find_environment, make_unlimited
@@ -41,13 +42,42 @@ class Kind:
     parameters: Callable[[Any], Sequence[float]]
 
 
+CLASSIC_CONTROL = "gymnasium.envs.classic_control"
 KINDS: Mapping[str, Kind] = {
-    "gymnasium.envs.classic_control.cartpole:CartPoleEnv": Kind(
+    f"{CLASSIC_CONTROL}.cartpole:CartPoleEnv": Kind(
         kernels.CARTPOLE,
         features=4,
         draws=4,
         arguments=frozenset({"sutton_barto_reward"}),
-        parameters=lambda env: [float(env._sutton_barto_reward)],
+        parameters=lambda env: [env._sutton_barto_reward],
+    ),
+    f"{CLASSIC_CONTROL}.mountain_car:MountainCarEnv": Kind(
+        kernels.MOUNTAIN_CAR,
+        features=2,
+        draws=1,
+        arguments=frozenset({"goal_velocity"}),
+        parameters=lambda env: [env.goal_velocity],
+    ),
+    f"{CLASSIC_CONTROL}.continuous_mountain_car:Continuous_MountainCarEnv": Kind(
+        kernels.MOUNTAIN_CAR_CONTINUOUS,
+        features=2,
+        draws=1,
+        arguments=frozenset({"goal_velocity"}),
+        parameters=lambda env: [env.goal_velocity],
+    ),
+    f"{CLASSIC_CONTROL}.acrobot:AcrobotEnv": Kind(
+        kernels.ACROBOT,
+        features=4,
+        draws=4,
+        arguments=frozenset(),
+        parameters=lambda _: [TWO, numpy_takes_polynomials()],
+    ),
+    f"{CLASSIC_CONTROL}.pendulum:PendulumEnv": Kind(
+        kernels.PENDULUM,
+        features=2,
+        draws=2,
+        arguments=frozenset({"g"}),
+        parameters=lambda env: [3 * env.g / (2 * env.l), TWO],
     ),
 }
 """By the entry point that Gymnasium registers for the class."""

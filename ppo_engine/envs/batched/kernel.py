@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppo_engine.compiled import compiled
-from ppo_engine.envs.batched import cart_pole
+from ppo_engine.envs.batched import acrobot, cart_pole, mountain_car, mountain_car_continuous, pendulum
 
 CARTPOLE, MOUNTAIN_CAR, ACROBOT, PENDULUM, MOUNTAIN_CAR_CONTINUOUS = range(5)
 NO_LIMIT = 2**62
@@ -114,6 +114,12 @@ def observe_all(
 def reset(kind: int, generators: NDArray[np.uint64], physics: NDArray[np.float64], env: int) -> None:
     if kind == CARTPOLE:
         cart_pole.reset(generators, physics, env)
+    elif kind == ACROBOT:
+        acrobot.reset(generators, physics, env)
+    elif kind == PENDULUM:
+        pendulum.reset(generators, physics, env)
+    else:
+        mountain_car.reset(generators, physics, env)
 
 
 @compiled
@@ -126,7 +132,15 @@ def step(
     action: Any,
 ) -> tuple[float, bool]:
     """The reward, and whether the episode reached an end of its own."""
-    return cart_pole.step(parameters, physics, env, action)
+    if kind == CARTPOLE:
+        return cart_pole.step(parameters, physics, env, action)
+    if kind == ACROBOT:
+        return acrobot.step(parameters, physics, env, action)
+    if kind == PENDULUM:
+        return pendulum.step(parameters, physics, env, action)
+    if kind == MOUNTAIN_CAR:
+        return mountain_car.step(parameters, physics, env, action)
+    return mountain_car_continuous.step(parameters, physics, lengths[env] == 0, env, action)
 
 
 @compiled
@@ -140,3 +154,9 @@ def observe(
 ) -> None:
     if kind == CARTPOLE:
         cart_pole.observe(physics, env, observations)
+    elif kind == ACROBOT:
+        acrobot.observe(parameters, physics, lengths[env] == 0, env, observations)
+    elif kind == PENDULUM:
+        pendulum.observe(physics, env, observations)
+    else:
+        mountain_car.observe(physics, env, observations)

@@ -17,17 +17,17 @@ class Adam:
         self.m = torch.zeros_like(parameters)
         self.v = torch.zeros_like(parameters)
         self.steps = 0
-        self._beta1, self._beta2, self._epsilon = beta1, beta2, epsilon
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self._denominator = torch.empty_like(parameters)
 
     @torch.no_grad()
     def step(self, gradients: Tensor, learning_rate: float) -> None:
         self.steps += 1
-        step_size = learning_rate / (1 - self._beta1**self.steps)
-        correction = math.sqrt(1 - self._beta2**self.steps)
-        self.m.lerp_(gradients, 1 - self._beta1)
-        self.v.mul_(self._beta2).addcmul_(gradients, gradients, value=1 - self._beta2)
-        torch.sqrt(self.v, out=self._denominator).div_(correction).add_(self._epsilon)
+        step_size = learning_rate / (1 - self.beta1**self.steps)
+        correction = math.sqrt(1 - self.beta2**self.steps)
+        self.m.lerp_(gradients, 1 - self.beta1)
+        self.v.mul_(self.beta2).addcmul_(gradients, gradients, value=1 - self.beta2)
+        torch.sqrt(self.v, out=self._denominator).div_(correction).add_(self.epsilon)
         self.parameters.addcdiv_(self.m, self._denominator, value=-step_size)
 
 

@@ -2,27 +2,79 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from ppo_engine.adam import Adam
+from ppo_engine.backends import choose_backend
 from ppo_engine.bundle import LayerManifest, NormalizerManifest, PolicyManifest
 from ppo_engine.checkpoint import serialized
 from ppo_engine.envs.catalogue import describe_environment, space_to_json
 from ppo_engine.envs.registry import make_environment
 from ppo_engine.envs.vector import VectorEnvironment, make_vector_environment
 from ppo_engine.errors import DeviceUnavailable
+from ppo_engine.experience import Experience
 from ppo_engine.export import action_manifest, environment_manifest, spec_sha256
+from ppo_engine.fused.rollout import FusedCollector, FusedRollout
+from ppo_engine.fused.update import FusedLearner
 from ppo_engine.metrics import EpisodeStatistics, MetricsWindow
 from ppo_engine.normalization import ObservationNormalizer, RewardNormalizer
 from ppo_engine.policy import Policy
 from ppo_engine.random import environment_seeds, stream
 from ppo_engine.rollout import Collector, Rollout
-from ppo_engine.spec import EnvSpec, InvalidSpec, TrainingSpec
-from ppo_engine.update import Learner
+from ppo_engine.spec import EnvSpec, InvalidSpec, PPOSpec, TrainingSpec
+from ppo_engine.update import Coefficients, Learner
+
+R = TypeVar("R", bound=Experience)
+R_co = TypeVar("R_co", bound=Experience, covariant=True)
+R_contra = TypeVar("R_contra", bound=Experience, contravariant=True)
+
+
+class CollectsExperience(Protocol[R_co]):
+    """What steps the environments, and draws the noise of actions from `generator`."""
+
+    generator: np.random.Generator
+
+    @property
+    def last_observations(self) -> NDArray[np.float32]:
+        """[N, D], raw: where the environments stand; set from `reset` or `restore`."""
+
+    @last_observations.setter
+    def last_observations(self, observations: NDArray[np.float32]) -> None: ...
+
+    def collect(self) -> R_co: ...
+
+
+class LearnsFromExperience(Protocol[R_contra]):
+    """What updates the policy, and draws the order of minibatches from `generator`."""
+
+    adam: Adam
+    generator: np.random.Generator
+
+    def learn(self, rollout: R_contra, rewards: NDArray[np.float64], now: Coefficients) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backend(Generic[R]):
+    """What computes: a collector, and the learner that understands its rollouts."""
+
+    collector: CollectsExperience[R]
+    learner: LearnsFromExperience[R]
+
+    def iterate(
+        self, take_in: Callable[[Experience], NDArray[np.float64]], now: Coefficients
+    ) -> tuple[Experience, dict[str, float]]:
+        """Collects experience and learns from it.
+
+        Args:
+            take_in: called in between with the experience; returns its rewards [T, N] as the learner is to see them.
+        """
+        rollout = self.collector.collect()
+        return rollout, self.learner.learn(rollout, take_in(rollout), now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +85,25 @@ class Components:
     policy: Policy
     normalizer: ObservationNormalizer | None
     reward_normalizer: RewardNormalizer | None
-    collector: Collector
-    learner: Learner
+    backend: Backend[Rollout] | Backend[FusedRollout]
     episodes: EpisodeStatistics
     window: MetricsWindow
 
-    def take_in(self, rollout: Rollout) -> NDArray[np.float64]:
-        """Counts the episodes of a rollout, and returns its rewards [T, N] as the learner is to see them."""
-        done = rollout.terminated | rollout.truncated
-        self.episodes.update(rollout.rewards, done, rollout.valid)
+    def iterate(self, now: Coefficients) -> tuple[Experience, dict[str, float]]:
+        """One iteration: what was experienced, and the metrics."""
+        experience, metrics = self.backend.iterate(self._take_in, now)
+        if self.normalizer is not None:
+            self.normalizer.update(experience.raw_observations[experience.valid])
+        return experience, metrics | self.episodes.metrics()
+
+    def _take_in(self, experience: Experience) -> NDArray[np.float64]:
+        """Counts the episodes that ended, and returns the rewards [T, N] as the learner is to see them."""
+        done = experience.terminated | experience.truncated
+        self.episodes.update(experience.rewards, done, experience.valid)
         if self.reward_normalizer is None:
-            return rollout.rewards
-        self.reward_normalizer.update(rollout.rewards, done, rollout.valid)
-        return self.reward_normalizer.normalize(rollout.rewards)
+            return experience.rewards
+        self.reward_normalizer.update(experience.rewards, done, experience.valid)
+        return self.reward_normalizer.normalize(experience.rewards)
 
     def likeliest_actions(self, observations: NDArray[np.float32]) -> NDArray[Any]:
         """Action rows of flat encoded observations [n, D], as they come from the environment."""
@@ -111,7 +169,6 @@ def build(spec: TrainingSpec, seed: int) -> Components:
     if normalize.observations:
         normalizable = environment.encoder.normalizable
         normalizer = ObservationNormalizer(size, clip=normalize.clip_observations, normalizable=normalizable)
-    actions = stream(seed, "actions")
     return Components(
         environment=environment,
         policy=policy,
@@ -119,11 +176,30 @@ def build(spec: TrainingSpec, seed: int) -> Components:
         reward_normalizer=RewardNormalizer(n_envs, gamma=ppo.gamma, clip=normalize.clip_rewards)
         if normalize.rewards
         else None,
-        collector=Collector(environment, policy, normalizer, n_steps=ppo.n_steps, generator=actions),
-        learner=Learner(policy, ppo, stream(seed, "minibatches")),
+        backend=fused_backend(environment, policy, normalizer, ppo, seed)
+        if choose_backend(spec)[0] == "fused"
+        else torch_backend(environment, policy, normalizer, ppo, seed),
         episodes=EpisodeStatistics(n_envs),
         window=MetricsWindow(spec.metrics.every_iterations or 1),
     )
+
+
+def torch_backend(
+    environment: VectorEnvironment, policy: Policy, normalizer: ObservationNormalizer | None, ppo: PPOSpec, seed: int
+) -> Backend[Rollout]:
+    """Any policy on any device."""
+    generator = stream(seed, "actions")
+    collector = Collector(environment, policy, normalizer, n_steps=ppo.n_steps, generator=generator)
+    return Backend(collector, Learner(policy, ppo, stream(seed, "minibatches")))
+
+
+def fused_backend(
+    environment: VectorEnvironment, policy: Policy, normalizer: ObservationNormalizer | None, ppo: PPOSpec, seed: int
+) -> Backend[FusedRollout]:
+    """Compiled loops for MLP policies on the CPU."""
+    generator = stream(seed, "actions")
+    collector = FusedCollector(environment, policy, normalizer, n_steps=ppo.n_steps, generator=generator)
+    return Backend(collector, FusedLearner(policy, ppo, stream(seed, "minibatches")))
 
 
 def observation_space_of(env: EnvSpec) -> dict[str, JsonValue]:

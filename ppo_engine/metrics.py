@@ -1,5 +1,6 @@
 """What training reports: episode statistics, window means, explained variance. A key without a value yet is absent."""
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
+
+from ppo_engine.fused.episodes import finished_episodes
 
 EPISODES = 100
 """How many finished episodes `rollout/ep_rew_mean` and `rollout/ep_len_mean` are means of, as in Stable-Baselines3."""
@@ -26,11 +29,8 @@ class EpisodeStatistics:
 
     def update(self, rewards: NDArray[np.float64], done: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
         """Takes in one rollout, [T, N] each; rows that are not `valid` count nowhere."""
-        for t in range(len(rewards)):
-            self._returns += np.where(valid[t], rewards[t], 0.0)
-            self._lengths += valid[t]
-            if done[t].any():
-                self._finish(np.flatnonzero(done[t] & valid[t]))
+        returns, lengths = finished_episodes(rewards, done, valid, self._returns, self._lengths)
+        self._finished.extend(zip(returns.tolist(), lengths.tolist(), strict=True))
 
     def metrics(self) -> dict[str, float]:
         if not self._finished:
@@ -51,11 +51,31 @@ class EpisodeStatistics:
         finished = zip(state["finished_returns"].tolist(), state["finished_lengths"].tolist(), strict=True)
         self._finished = deque(finished, maxlen=EPISODES)
 
-    def _finish(self, environments: NDArray[np.intp]) -> None:
-        for index in environments:
-            self._finished.append((float(self._returns[index]), int(self._lengths[index])))
-        self._returns[environments] = 0.0
-        self._lengths[environments] = 0
+
+def update_metrics(
+    terms: NDArray[np.float64], norms: NDArray[np.float64], *, last_epoch: int, explained_variance: float
+) -> dict[str, float]:
+    """The metrics of one iteration's update: means over its minibatches; approx_kl over those of its last epoch.
+
+    Args:
+        terms: [minibatches, 6], the fields of `loss.LossTerms`.
+        norms: [steps], the gradient's norm of each minibatch that led to a step.
+        last_epoch: the first minibatch of the last epoch.
+    """
+    means = terms.mean(axis=0).tolist()
+    metrics = {
+        "train/loss": means[0],
+        "train/policy_loss": means[1],
+        "train/value_loss": means[2],
+        "train/entropy": means[3],
+        "train/approx_kl": float(terms[last_epoch:, 4].mean()),
+        "train/clip_fraction": means[5],
+    }
+    if len(norms):
+        metrics["train/grad_norm"] = float(norms.mean())
+    if math.isfinite(explained_variance):
+        metrics["train/explained_variance"] = explained_variance
+    return metrics
 
 
 class WindowState(BaseModel):

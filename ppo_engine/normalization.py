@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ppo_engine.fused.episodes import discounted_returns
+
 EPSILON = 1e-8
 
 
@@ -47,11 +49,11 @@ class ObservationNormalizer:
         self.epsilon = EPSILON
         self.moments = RunningMoments(size)
         self._normalizable = np.ones(size, dtype=np.bool_) if normalizable is None else normalizable
-        self._deviation = np.sqrt(self.moments.variance + EPSILON)
+        self.deviation = np.sqrt(self.moments.variance + EPSILON)
 
     def normalize(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """[..., D] → [..., D], with the statistics as they stand."""
-        scaled: NDArray[np.float64] = (observations - self.moments.mean) / self._deviation
+        scaled: NDArray[np.float64] = (observations - self.moments.mean) / self.deviation
         np.clip(scaled, -self.clip, self.clip, out=scaled)
         return scaled.astype(np.float32)
 
@@ -60,7 +62,7 @@ class ObservationNormalizer:
         self.moments.update(observations)
         self.moments.mean[~self._normalizable] = 0.0
         self.moments.variance[~self._normalizable] = 1.0
-        self._deviation = np.sqrt(self.moments.variance + EPSILON)
+        self.deviation = np.sqrt(self.moments.variance + EPSILON)
 
     def state(self) -> dict[str, NDArray[Any]]:
         return {
@@ -73,7 +75,7 @@ class ObservationNormalizer:
         self.moments.mean = state["mean"].copy()
         self.moments.variance = state["variance"].copy()
         self.moments.count = int(state["count"])
-        self._deviation = np.sqrt(self.moments.variance + EPSILON)
+        self.deviation = np.sqrt(self.moments.variance + EPSILON)
 
 
 class RewardNormalizer:
@@ -100,12 +102,8 @@ class RewardNormalizer:
 
     def update(self, rewards: NDArray[np.float64], done: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
         """Takes in one rollout, [T, N] each; rows that are not `valid` leave the returns as they are."""
-        returns = np.empty_like(rewards)
-        for t in range(len(rewards)):
-            self.returns = np.where(valid[t], self.gamma * self.returns + rewards[t], self.returns)
-            returns[t] = self.returns
-            self.returns = np.where(done[t], 0.0, self.returns)
-        self.moments.update(returns[valid].reshape(-1, 1))
+        returns = discounted_returns(rewards, done, valid, self.returns, self.gamma)
+        self.moments.update(returns.reshape(-1, 1))
 
     def normalize(self, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.clip(rewards / self.scale, -self.clip, self.clip)

@@ -141,6 +141,10 @@ class Policy(nn.Module):
         if self.log_std.numel():
             self.log_std.clamp_(*LOG_STD_BOUNDS)
 
+    def metrics(self) -> dict[str, float]:
+        """What of the policy itself is worth watching."""
+        return {"train/std": float(self.log_std.detach().exp().mean())} if self.log_std.numel() else {}
+
     def named_views(self, flat: Tensor) -> dict[str, Tensor]:
         """Views of `flat` [P], this policy's own or one laid out like it, by the names that files bear."""
         return {place.name: place.view(flat) for place in self.places}

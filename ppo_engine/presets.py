@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from pydantic import JsonValue
 
+from ppo_engine.backends import fused_obstacle
 from ppo_engine.spec import EnvironmentDescription, InvalidSpec, SpecFault, SpecModel, TrainingSpec, settings_made
 
 Patch: TypeAlias = Mapping[str, JsonValue]
@@ -218,6 +219,9 @@ def consistency_faults(spec: TrainingSpec, environment: EnvironmentDescription |
         and not spec.evaluation.every_timesteps
     ):
         faults.append(SpecFault("/stop/metric", "eval/mean_reward needs evaluation.every_timesteps"))
+    obstacle = fused_obstacle(spec)
+    if spec.backend == "fused" and obstacle is not None:
+        faults.append(SpecFault("/backend", f"the fused backend {obstacle}"))
     if environment is None:
         return faults
     if not environment.supported:

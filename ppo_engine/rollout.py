@@ -1,5 +1,6 @@
 """Collecting experience: T steps of N environments under the current policy."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ppo_engine.envs.vector import Step, VectorEnvironment
 from ppo_engine.errors import TrainingDiverged
+from ppo_engine.experience import Experience
 from ppo_engine.normalization import ObservationNormalizer
 from ppo_engine.policy import Policy
 
@@ -18,8 +20,8 @@ CutOff: TypeAlias = tuple[int, NDArray[np.intp], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
-    """What happened, [T, N, ...] each; overwritten by the next rollout."""
+class Rollout(Experience):
+    """Experience, and what the policy made of it, [T, N, ...] each; overwritten by the next rollout."""
 
     observations: Tensor
     """float32 [T, N, D], normalised: what the policy saw."""
@@ -29,13 +31,6 @@ class Rollout:
     values: Tensor
     next_values: Tensor
     """V(s_{t+1}) before any autoreset; at a truncation, V of the final observation."""
-    raw_observations: NDArray[np.float32]
-    rewards: NDArray[np.float64]
-    """Raw."""
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-    valid: NDArray[np.bool_]
-    """False for the reset rows of foreign environments, which weigh nothing in anything."""
 
 
 class Collector:
@@ -84,16 +79,16 @@ class Collector:
             )
         self._check_finite(next_values)
         return Rollout(
-            self._observations[:-1],
-            self._actions,
-            log_probs,
-            self._values[:-1],
-            next_values,
-            self._raw[:-1],
-            self._rewards,
-            self._terminated,
-            self._truncated,
-            self._valid,
+            raw_observations=self._raw[:-1],
+            rewards=self._rewards,
+            terminated=self._terminated,
+            truncated=self._truncated,
+            valid=self._valid,
+            observations=self._observations[:-1],
+            actions=self._actions,
+            log_probs=log_probs,
+            values=self._values[:-1],
+            next_values=next_values,
         )
 
     def _run(self) -> list[CutOff]:
@@ -141,14 +136,20 @@ class Collector:
         return next_values
 
     def _check_finite(self, next_values: Tensor) -> None:
-        numbers: dict[str, NDArray[np.floating[Any]]] = {
-            "observation": self._raw,
-            "reward": self._rewards,
-            "output of the policy": self._outputs.cpu().numpy(),
-            "value": self._values.cpu().numpy(),
-            "value of a final observation": next_values.cpu().numpy(),
-        }
-        for name, array in numbers.items():
-            if not np.isfinite(array).all():
-                t, environment = np.argwhere(~np.isfinite(array))[0][:2]
-                raise TrainingDiverged(f"{name} of environment {environment} is not finite at step {t} of the rollout")
+        require_finite(
+            {
+                "observation": self._raw,
+                "reward": self._rewards,
+                "output of the policy": self._outputs.cpu().numpy(),
+                "value": self._values.cpu().numpy(),
+                "value of a final observation": next_values.cpu().numpy(),
+            }
+        )
+
+
+def require_finite(numbers: Mapping[str, NDArray[np.floating[Any]]]) -> None:
+    """Raises TrainingDiverged at the first of the arrays [T, N, ...] that is not finite; names its environment."""
+    for name, array in numbers.items():
+        if not np.isfinite(array).all():
+            t, environment = np.argwhere(~np.isfinite(array))[0][:2]
+            raise TrainingDiverged(f"{name} of environment {environment} is not finite at step {t} of the rollout")

@@ -62,9 +62,9 @@ def capture(
     components: Components, position: Position, *, spec: TrainingSpec, fingerprint: dict[str, JsonValue]
 ) -> TrainingState:
     """The state as it stands. Its arrays may be those of the components: write them before training goes on."""
-    adam, policy = components.learner.adam, components.policy
+    adam, policy = components.backend.learner.adam, components.policy
     environment = components.environment.state()
-    arrays: Arrays = {"observations": components.collector.last_observations}
+    arrays: Arrays = {"observations": components.backend.collector.last_observations}
     arrays |= _prefixed("adam/m", policy.arrays(adam.m)) | _prefixed("adam/v", policy.arrays(adam.v))
     arrays |= _prefixed("episodes", components.episodes.state())
     if components.reward_normalizer is not None:
@@ -77,8 +77,8 @@ def capture(
         window=components.window.state(),
         adam_steps=adam.steps,
         random={
-            "actions": generator_state(components.collector.generator),
-            "minibatches": generator_state(components.learner.generator),
+            "actions": generator_state(components.backend.collector.generator),
+            "minibatches": generator_state(components.backend.learner.generator),
         },
         environment={name: part for name, part in environment.items() if not isinstance(part, np.ndarray)},
     )
@@ -92,7 +92,7 @@ def restore(components: Components, state: TrainingState, policy_arrays: Arrays)
         CheckpointMismatch: they are of another shape.
         CheckpointCorrupt: the state lacks a part.
     """
-    adam, policy, values = components.learner.adam, components.policy, state.values
+    adam, policy, values = components.backend.learner.adam, components.policy, state.values
     try:
         _load(policy.named_views(policy.flat), part(policy_arrays, "policy"))
         _load(policy.named_views(adam.m), part(state.arrays, "adam/m"))
@@ -104,10 +104,10 @@ def restore(components: Components, state: TrainingState, policy_arrays: Arrays)
             components.reward_normalizer.restore(part(state.arrays, "rewards"))
         components.episodes.restore(part(state.arrays, "episodes"))
         components.window.restore(values.window)
-        components.collector.generator = restored_generator(values.random["actions"])
-        components.learner.generator = restored_generator(values.random["minibatches"])
+        components.backend.collector.generator = restored_generator(values.random["actions"])
+        components.backend.learner.generator = restored_generator(values.random["minibatches"])
         environment = {**values.environment, **part(state.arrays, "environment")}
-        components.collector.last_observations = components.environment.restore(environment)
+        components.backend.collector.last_observations = components.environment.restore(environment)
     except KeyError as error:
         raise CheckpointCorrupt(f"the state has no {error}") from error
 

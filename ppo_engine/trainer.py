@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ppo_engine import checkpoint as checkpoints
+from ppo_engine.backends import choose_backend
 from ppo_engine.checkpoint import CheckpointManifest
 from ppo_engine.components import Components, build, observation_space_of
 from ppo_engine.envs.catalogue import describe_environment
@@ -33,9 +33,9 @@ from ppo_engine.state import (
     restore,
     write_state,
 )
-from ppo_engine.update import coefficients, flat_batch
+from ppo_engine.threads import limit_threads
+from ppo_engine.update import coefficients
 
-BACKEND = "torch"
 VECTORS = 16
 """Observations of the test vectors in a checkpoint, at most."""
 
@@ -69,7 +69,7 @@ class Trainer:
         Raises: InvalidSpec, UnknownEnvironment, UnsupportedSpace, DeviceUnavailable, EnvironmentFault.
         """
         self._prepare(spec, threads=threads)
-        self._components.collector.last_observations = self._components.environment.reset()
+        self._components.backend.collector.last_observations = self._components.environment.reset()
 
     @classmethod
     def resume(cls, spec: TrainingSpec, checkpoint: Path, *, threads: int = 1) -> Self:
@@ -119,7 +119,7 @@ class Trainer:
         """Writes a checkpoint; until its manifest is there, last of all, the directory is none."""
         checkpoints.begin(directory)
         (directory / checkpoints.POLICY).write_bytes(self._components.policy_bytes())
-        observations = self._components.collector.last_observations[:VECTORS]
+        observations = self._components.backend.collector.last_observations[:VECTORS]
         manifest = self._components.policy_manifest(self.spec, self._observation_space)
         write_bundle(directory, manifest, observations=observations, actions=self.act(observations))
         write_state(directory, self.state())
@@ -150,17 +150,19 @@ class Trainer:
         self._components.environment.close()
 
     def _prepare(self, spec: TrainingSpec, *, threads: int) -> None:
-        torch.set_num_threads(threads)
+        limit_threads(threads)
         self.spec = resolve(spec, describe_environment(spec.env.id), draw_seed=True)
         assert self.spec.seed is not None
+        backend, reason = choose_backend(self.spec)
         self._components: Components = build(self.spec, self.spec.seed)
         self._observation_space = observation_space_of(self.spec.env)
         self._position = Position()
         self.resumed: Resumability | None = None
         environment = self._components.environment
-        self._fingerprint = fingerprint(self._components.policy.device, backend=BACKEND, threads=threads)
+        self._fingerprint = fingerprint(self._components.policy.device, backend=backend, threads=threads)
         self.runtime: dict[str, JsonValue] = {
             **self._fingerprint,
+            "backend_reason": reason,
             "vectorization": environment.vectorization,
             "vectorization_reason": environment.vectorization_reason,
         }
@@ -170,17 +172,12 @@ class Trainer:
         began = time.monotonic()
         parts, position, ppo = self._components, self._position, self.spec.ppo
         now = coefficients(ppo, position.timesteps / ppo.total_timesteps)
-        rollout = parts.collector.collect()
-        rewards = parts.take_in(rollout)
-        metrics = parts.learner.update(flat_batch(rollout, rewards, ppo), now)
-        if parts.normalizer is not None:
-            parts.normalizer.update(rollout.raw_observations[rollout.valid])
-        steps = int(rollout.valid.sum())
+        experience, metrics = parts.iterate(now)
+        steps = int(np.count_nonzero(experience.valid))
         position.iteration += 1
         position.timesteps += steps
         seconds = time.monotonic() - began
         evaluation = self._evaluation(position.timesteps - steps)
-        metrics |= parts.episodes.metrics()
         if evaluation is not None:
             metrics |= {"eval/mean_reward": evaluation.mean_reward, "eval/mean_ep_length": evaluation.mean_length}
         position.latest_metrics |= metrics
@@ -225,6 +222,6 @@ class Trainer:
         reasons = differences(state.values.fingerprint, self._fingerprint)
         if environment.kind == "approximate":
             reasons.append(environment.reason or "the environments cannot be restored")
-        elif not np.array_equal(self._components.collector.last_observations, state.arrays["observations"]):
+        elif not np.array_equal(self._components.backend.collector.last_observations, state.arrays["observations"]):
             reasons.append("the environments' observations differ from those of the checkpoint")
         return Resumability("approximate", "; ".join(reasons)) if reasons else EXACT

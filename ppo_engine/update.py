@@ -13,7 +13,7 @@ from ppo_engine.adam import Adam, clip_gradients
 from ppo_engine.advantages import advantages_and_returns, normalized_advantages
 from ppo_engine.errors import TrainingDiverged
 from ppo_engine.loss import LossTerms, Minibatch, ppo_loss
-from ppo_engine.metrics import explained_variance
+from ppo_engine.metrics import explained_variance, update_metrics
 from ppo_engine.policy import Policy
 from ppo_engine.rollout import Rollout
 from ppo_engine.spec import LinearSchedule, PPOSpec, Schedule
@@ -29,6 +29,12 @@ class Coefficients:
     learning_rate: float
     clip_range: float
     clip_range_vf: float | None
+
+    def metrics(self) -> dict[str, float]:
+        metrics = {"train/learning_rate": self.learning_rate, "train/clip_range": self.clip_range}
+        if self.clip_range_vf is not None:
+            metrics["train/clip_range_vf"] = self.clip_range_vf
+        return metrics
 
 
 def scheduled(schedule: Schedule, fraction_done: float) -> float:
@@ -91,6 +97,10 @@ class Learner:
         self.policy, self.ppo, self.generator = policy, ppo, generator
         self.adam = Adam(policy.flat)
 
+    def learn(self, rollout: Rollout, rewards: NDArray[np.float64], now: Coefficients) -> dict[str, float]:
+        """Learns from a rollout whose rewards [T, N] are normalised if need be; see `update`."""
+        return self.update(flat_batch(rollout, rewards, self.ppo), now)
+
     def update(self, batch: Minibatch, now: Coefficients) -> dict[str, float]:
         """All epochs of one iteration, and their metrics.
 
@@ -141,40 +151,36 @@ class Learner:
     def _metrics(
         self, batch: Minibatch, now: Coefficients, terms: list[LossTerms], norms: list[Tensor], *, last_epoch: int
     ) -> dict[str, float]:
-        """The metrics of one iteration: means over its minibatches; approx_kl over those of its last epoch."""
-        table = torch.stack([torch.stack(term) for term in terms]).double().cpu()
-        gradients = torch.stack(norms).double().cpu() if norms else torch.zeros(0, dtype=torch.float64)
-        self._check_finite(table, gradients)
-        means = table.mean(0).tolist()
-        metrics = {
-            "train/loss": means[0],
-            "train/policy_loss": means[1],
-            "train/value_loss": means[2],
-            "train/entropy": means[3],
-            "train/approx_kl": float(table[last_epoch:, 4].mean()),
-            "train/clip_fraction": means[5],
-            "train/learning_rate": now.learning_rate,
-            "train/clip_range": now.clip_range,
-        }
-        if len(gradients):
-            metrics["train/grad_norm"] = float(gradients.mean())
-        if now.clip_range_vf is not None:
-            metrics["train/clip_range_vf"] = now.clip_range_vf
-        if self.policy.log_std.numel():
-            metrics["train/std"] = float(self.policy.log_std.exp().mean())
+        table = torch.stack([torch.stack(term) for term in terms]).double().cpu().numpy()
+        gradients = torch.stack(norms).double().cpu().numpy() if norms else np.zeros(0)
+        require_finite_terms(table, gradients)
+        require_finite_parameters(self.policy)
         variance = float(explained_variance(batch.values.double(), batch.returns.double()))
-        if math.isfinite(variance):
-            metrics["train/explained_variance"] = variance
-        return metrics
+        metrics = update_metrics(table, gradients, last_epoch=last_epoch, explained_variance=variance)
+        return metrics | now.metrics() | self.policy.metrics()
 
-    def _check_finite(self, table: Tensor, gradients: Tensor) -> None:
-        """Names the first number that is not finite, in the order in which they were computed."""
-        for minibatch, row in enumerate(table):
-            for name, value in zip(LossTerms._fields, row.tolist(), strict=True):
-                if not math.isfinite(value):
-                    raise TrainingDiverged(f"{name} is {value} in minibatch {minibatch} of the update")
-            if minibatch < len(gradients) and not math.isfinite(gradients[minibatch]):
-                raise TrainingDiverged(f"the gradient's norm is {gradients[minibatch]} in minibatch {minibatch}")
-        for name, tensor in self.policy.named_views(self.policy.flat).items():
-            if not torch.isfinite(tensor).all():
-                raise TrainingDiverged(f"policy/{name} is not finite after the update")
+
+def require_finite_terms(terms: NDArray[np.float64], norms: NDArray[np.float64]) -> None:
+    """Raises TrainingDiverged for the first number that is not finite, in the order in which they were computed.
+
+    Args:
+        terms: [minibatches, 6], the fields of `LossTerms`.
+        norms: [steps], the gradient's norm of each minibatch that led to a step.
+    """
+    if np.isfinite(terms).all() and np.isfinite(norms).all():
+        return
+    for minibatch, row in enumerate(terms):
+        for name, value in zip(LossTerms._fields, row.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise TrainingDiverged(f"{name} is {value} in minibatch {minibatch} of the update")
+        if minibatch < len(norms) and not math.isfinite(norms[minibatch]):
+            raise TrainingDiverged(f"the gradient's norm is {norms[minibatch]} in minibatch {minibatch}")
+
+
+def require_finite_parameters(policy: Policy) -> None:
+    """Raises TrainingDiverged where a parameter is not finite; names its tensor."""
+    if torch.isfinite(policy.flat).all():
+        return
+    for name, tensor in policy.named_views(policy.flat).items():
+        if not torch.isfinite(tensor).all():
+            raise TrainingDiverged(f"policy/{name} is not finite after the update")

@@ -47,7 +47,7 @@ class Resumability:
 EXACT = Resumability("exact")
 
 
-Vectorization: TypeAlias = Literal["sync", "process", "batched", "native"]
+Vectorization: TypeAlias = Literal["sync", "process", "batched", "device", "native"]
 
 
 class VectorEnvironment(Protocol):
@@ -120,6 +120,7 @@ def make_vector_environment(
     Raises: UnknownEnvironment, UnsupportedSpace, InvalidSpec, EnvironmentFault.
     """
     # Imported here, since these modules implement the contract that this one states.
+    from ppo_engine.envs.batched import BatchedVectorEnvironment, is_batched
     from ppo_engine.envs.native import NativeVectorEnvironment
     from ppo_engine.envs.process import ProcessVectorEnvironment
     from ppo_engine.envs.sync import SyncVectorEnvironment
@@ -128,6 +129,10 @@ def make_vector_environment(
         raise ValueError(f"{env.n_envs} environments need as many seeds, not {len(seeds)}")
     integers = [seed_of(sequence) for sequence in seeds]
     match env.vectorization:
+        case "batched":
+            return BatchedVectorEnvironment(env, integers)
+        case "auto" if is_batched(env):
+            return BatchedVectorEnvironment(env, integers)
         case "process":
             return ProcessVectorEnvironment(env, integers, workers=workers)
         case "native":

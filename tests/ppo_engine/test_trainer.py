@@ -226,7 +226,8 @@ def test_a_spec_that_contradicts_itself_is_refused() -> None:
 
 def test_the_runtime_says_what_was_decided() -> None:
     runtime = Trainer(spec_of()).runtime
-    assert (runtime["device"], runtime["backend"], runtime["threads"]) == ("cpu", "torch", 1)
+    assert (runtime["device"], runtime["backend"], runtime["threads"]) == ("cpu", "fused", 1)
+    assert runtime["backend_reason"] == "compiled loops are faster for an MLP on the CPU"
     assert runtime["vectorization"] == "sync"
     assert isinstance(runtime["versions"], dict) and {"torch", "numpy", "gymnasium"} <= runtime["versions"].keys()
 

@@ -1,0 +1,24 @@
+"""Which code computes a training, as a function of its spec alone."""
+
+from typing import Literal, TypeAlias
+
+from ppo_engine.spec import TrainingSpec
+
+BackendName: TypeAlias = Literal["torch", "fused"]
+
+
+def choose_backend(spec: TrainingSpec) -> tuple[BackendName, str]:
+    """The backend of a resolved spec, and why."""
+    if spec.backend != "auto":
+        return spec.backend, "the spec asks for it"
+    obstacle = fused_obstacle(spec)
+    if obstacle is not None:
+        return "torch", f"the fused backend {obstacle}"
+    return "fused", "compiled loops are faster for an MLP on the CPU"
+
+
+def fused_obstacle(spec: TrainingSpec) -> str | None:
+    """Why compiled loops cannot compute the training; None where they can."""
+    if spec.device == "cuda":
+        return "runs on the CPU only"
+    return None

@@ -1,0 +1,295 @@
+"""Action distributions: sampling, log-probabilities, entropies and gradients, as in `ppo_engine.distributions`.
+
+Rows of actions are float32 whatever the head, so that one machine code serves all: choices are whole numbers.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppo_engine.compiled import compiled_fast
+from ppo_engine.distributions import LOG_STD_BOUNDS, Bernoulli, MultiCategorical, SquashedGaussian
+from ppo_engine.fused.functions import exp, sigmoid, tanh
+from ppo_engine.fused.network import Floats
+from ppo_engine.policy import Policy
+from ppo_engine.squashing import centre_and_reach
+
+CATEGORICAL, BERNOULLI, GAUSSIAN, SQUASHED = range(4)
+
+_ZERO, _ONE, _TWO, _HALF = np.float32(0), np.float32(1), np.float32(2), np.float32(0.5)
+_LOG_2 = np.float32(math.log(2))
+_HALF_LOG_TAU = np.float32(0.5 * math.log(2 * math.pi))
+_LOG_STD_LOW, _LOG_STD_HIGH = map(np.float32, LOG_STD_BOUNDS)
+
+
+class Head(NamedTuple):
+    """The kind of distribution that a policy's outputs parametrise."""
+
+    kind: int
+    sizes: NDArray[np.int64]
+    """Choices of each categorical; of the other kinds one entry per column, without meaning."""
+    centre: Floats
+    """[A] of a squashed action's interval, and below its half width and bounds; empty for other kinds."""
+    reach: Floats
+    low: Floats
+    high: Floats
+
+
+def head_of(policy: Policy) -> Head:
+    """The head of a policy's action space."""
+    distribution, space = policy.distribution, policy.action_space
+    empty = np.zeros(0, np.float32)
+    sizes = np.array(space.sizes, np.int64)
+    if isinstance(distribution, MultiCategorical):
+        return Head(CATEGORICAL, sizes, empty, empty, empty, empty)
+    if isinstance(distribution, Bernoulli):
+        return Head(BERNOULLI, sizes, empty, empty, empty, empty)
+    if isinstance(distribution, SquashedGaussian) and space.low is not None and space.high is not None:
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        return Head(SQUASHED, sizes, *centre_and_reach(low, high), low, high)
+    return Head(GAUSSIAN, sizes, empty, empty, empty, empty)
+
+
+@compiled_fast
+def sample(head: Head, outputs: Floats, log_std: Floats, noise: Floats, actions: Floats) -> None:
+    """Writes action rows [B, columns]; `noise` [B, columns] is uniform or normal, as the kind wants it."""
+    for row in range(len(outputs)):
+        if head.kind == CATEGORICAL:
+            first = 0
+            for column in range(len(head.sizes)):
+                end = first + head.sizes[column]
+                actions[row, column] = _choice(outputs[row, first:end], noise[row, column])
+                first = end
+        elif head.kind == BERNOULLI:
+            for column in range(actions.shape[1]):
+                one = noise[row, column] < sigmoid(outputs[row, column])
+                actions[row, column] = _ONE if one else _ZERO
+        else:
+            for column in range(actions.shape[1]):
+                deviation = exp(log_std[column])
+                actions[row, column] = outputs[row, column] + deviation * noise[row, column]
+
+
+@compiled_fast
+def _choice(logits: Floats, uniform: np.float32) -> int:
+    """The first choice whose cumulative probability exceeds `uniform`."""
+    largest, total = logits.max(), _ZERO
+    for choice in range(len(logits)):
+        total += exp(logits[choice] - largest)
+    threshold, cumulative = uniform * total, _ZERO
+    for choice in range(len(logits) - 1):
+        cumulative += exp(logits[choice] - largest)
+        if threshold < cumulative:
+            return choice
+    return len(logits) - 1
+
+
+@compiled_fast
+def environment_rows(head: Head, actions: Floats, rows: Floats) -> None:
+    """Action rows [B, columns] as the environment takes them: between its bounds where they are squashed."""
+    if head.kind != SQUASHED:
+        rows[:] = actions
+        return
+    for row in range(len(actions)):
+        for column in range(actions.shape[1]):
+            scaled = head.centre[column] + head.reach[column] * tanh(actions[row, column])
+            rows[row, column] = min(max(scaled, head.low[column]), head.high[column])
+
+
+@compiled_fast
+def log_probs_and_entropies(
+    head: Head,
+    outputs: Floats,
+    log_std: Floats,
+    actions: Floats,
+    log_probs: Floats,
+    entropies: Floats,
+    probabilities: Floats,
+) -> None:
+    """Writes log-probabilities and entropies [B] of action rows.
+
+    The logits of categoricals are replaced by the logarithms of their probabilities, which `gradients` takes together
+    with the `probabilities` [B, outputs] written here.
+    """
+    if head.kind == CATEGORICAL:
+        _categorical(head, outputs, actions, log_probs, entropies, probabilities)
+    elif head.kind == BERNOULLI:
+        _bernoulli(outputs, actions, log_probs, entropies)
+    else:
+        _gaussian(outputs, log_std, actions, log_probs, entropies)
+        if head.kind == SQUASHED:
+            _squash(actions, log_probs, entropies)
+
+
+@compiled_fast
+def _categorical(
+    head: Head, outputs: Floats, actions: Floats, log_probs: Floats, entropies: Floats, probabilities: Floats
+) -> None:
+    for row in range(len(outputs)):
+        log_prob, entropy, first = _ZERO, _ZERO, 0
+        for column in range(len(head.sizes)):
+            end = first + head.sizes[column]
+            largest, total = outputs[row, first:end].max(), _ZERO
+            for j in range(first, end):
+                probabilities[row, j] = exp(outputs[row, j] - largest)
+                total += probabilities[row, j]
+            shift = largest + math.log(total)
+            for j in range(first, end):
+                outputs[row, j] -= shift
+                probabilities[row, j] /= total
+                entropy -= probabilities[row, j] * outputs[row, j]
+            log_prob += outputs[row, first + int(actions[row, column])]
+            first = end
+        log_probs[row], entropies[row] = log_prob, entropy
+
+
+@compiled_fast
+def _bernoulli(outputs: Floats, actions: Floats, log_probs: Floats, entropies: Floats) -> None:
+    for row in range(len(outputs)):
+        log_prob, entropy = _ZERO, _ZERO
+        for column in range(outputs.shape[1]):
+            logit = outputs[row, column]
+            log_one, log_zero = -softplus(-logit), -softplus(logit)
+            log_prob += log_one if actions[row, column] > _ZERO else log_zero
+            probability = sigmoid(logit)
+            entropy -= probability * log_one + (_ONE - probability) * log_zero
+        log_probs[row], entropies[row] = log_prob, entropy
+
+
+@compiled_fast
+def _gaussian(outputs: Floats, log_std: Floats, actions: Floats, log_probs: Floats, entropies: Floats) -> None:
+    total_log_std = log_std.sum()
+    columns = np.float32(outputs.shape[1])
+    constant = total_log_std + columns * _HALF_LOG_TAU
+    entropies[:] = constant + _HALF * columns
+    log_probs[:] = -constant
+    for column in range(outputs.shape[1]):
+        precision = exp(-log_std[column])
+        for row in range(len(outputs)):
+            z = (actions[row, column] - outputs[row, column]) * precision
+            log_probs[row] -= _HALF * z * z
+
+
+@compiled_fast
+def _squash(actions: Floats, log_probs: Floats, entropies: Floats) -> None:
+    for row in range(len(actions)):
+        slope = _ZERO
+        for column in range(actions.shape[1]):
+            u = actions[row, column]
+            slope += _TWO * (_LOG_2 - u - softplus(-_TWO * u))
+        log_probs[row] -= slope
+        entropies[row] += slope
+
+
+@compiled_fast
+def gradients(
+    head: Head,
+    outputs: Floats,
+    probabilities: Floats,
+    log_std: Floats,
+    actions: Floats,
+    by_log_prob: Floats,
+    by_entropy: np.float32,
+    output_gradients: Floats,
+    log_std_gradients: Floats,
+) -> None:
+    """Writes the loss's gradients by outputs [B, outputs], and adds those by log-std [A] to what is there.
+
+    Args:
+        outputs, probabilities: as `log_probs_and_entropies` left them.
+        by_log_prob: [B], the loss's derivative by each log-probability.
+        by_entropy: its derivative by each entropy, the same for all.
+    """
+    if head.kind == CATEGORICAL:
+        _categorical_gradients(head, outputs, probabilities, actions, by_log_prob, by_entropy, output_gradients)
+    elif head.kind == BERNOULLI:
+        _bernoulli_gradients(outputs, actions, by_log_prob, by_entropy, output_gradients)
+    else:
+        _gaussian_gradients(
+            head, outputs, log_std, actions, by_log_prob, by_entropy, output_gradients, log_std_gradients
+        )
+
+
+@compiled_fast
+def _categorical_gradients(
+    head: Head,
+    outputs: Floats,
+    probabilities: Floats,
+    actions: Floats,
+    by_log_prob: Floats,
+    by_entropy: np.float32,
+    result: Floats,
+) -> None:
+    """∂ log p(a) / ∂ logit_j = [j = a] - p_j, and ∂ H / ∂ logit_j = -p_j (log p_j + H)."""
+    for row in range(len(outputs)):
+        first = 0
+        for column in range(len(head.sizes)):
+            end = first + head.sizes[column]
+            entropy = _ZERO
+            for j in range(first, end):
+                entropy -= probabilities[row, j] * outputs[row, j]
+            for j in range(first, end):
+                result[row, j] = -probabilities[row, j] * (by_log_prob[row] + by_entropy * (outputs[row, j] + entropy))
+            result[row, first + int(actions[row, column])] += by_log_prob[row]
+            first = end
+
+
+@compiled_fast
+def _bernoulli_gradients(
+    outputs: Floats, actions: Floats, by_log_prob: Floats, by_entropy: np.float32, result: Floats
+) -> None:
+    """∂ log p(a) / ∂ logit = a - p, and ∂ H / ∂ logit = -logit p (1 - p)."""
+    for row in range(len(outputs)):
+        for column in range(outputs.shape[1]):
+            logit = outputs[row, column]
+            probability = sigmoid(logit)
+            by_entropy_here = by_entropy * logit * probability * (_ONE - probability)
+            result[row, column] = by_log_prob[row] * (actions[row, column] - probability) - by_entropy_here
+
+
+@compiled_fast
+def _gaussian_gradients(
+    head: Head,
+    outputs: Floats,
+    log_std: Floats,
+    actions: Floats,
+    by_log_prob: Floats,
+    by_entropy: np.float32,
+    result: Floats,
+    log_std_gradients: Floats,
+) -> None:
+    """∂ log N / ∂ mean = z / σ, ∂ log N / ∂ log σ = z² - 1, ∂ H / ∂ log σ = 1; tanh adds what its slope does to H.
+
+    The entropy's part that is estimated by the sample u = mean + σ z moves with it: ∂ log(1 - tanh² u) / ∂ u is
+    -2 tanh u.
+    """
+    rows = len(outputs)
+    for column in range(outputs.shape[1]):
+        precision = exp(-log_std[column])
+        total = by_entropy * np.float32(rows)
+        for row in range(rows):
+            z = (actions[row, column] - outputs[row, column]) * precision
+            result[row, column] = by_log_prob[row] * z * precision
+            total += by_log_prob[row] * (z * z - _ONE)
+        if head.kind == SQUASHED and by_entropy != _ZERO:
+            for row in range(rows):
+                slope = by_entropy * -_TWO * tanh(actions[row, column])
+                result[row, column] += slope
+                total += slope * (actions[row, column] - outputs[row, column])
+        log_std_gradients[column] += total
+
+
+@compiled_fast
+def project(log_std: Floats) -> None:
+    """Brings the log-std back into its bounds after a step."""
+    for column in range(len(log_std)):
+        value = log_std[column]
+        log_std[column] = _LOG_STD_LOW if value < _LOG_STD_LOW else (_LOG_STD_HIGH if value > _LOG_STD_HIGH else value)
+
+
+@compiled_fast
+def softplus(x: np.float32) -> np.float32:
+    """log(1 + exp(x)), without overflow."""
+    return max(x, _ZERO) + math.log1p(math.exp(-abs(x)))

@@ -1,7 +1,7 @@
 """Gymnasium's spaces as flat numbers: observations become float32 rows, rows of numbers become actions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -98,6 +98,12 @@ class ActionSpace:
         """One row [heads] or [A] as the action that the environment takes: clipped to bounds, shaped and typed."""
         return self.decode_rows(np.asarray(row)[None])[0]
 
+    def decoder(self, n_rows: int) -> Callable[[NDArray[Any]], list[Action]]:
+        """`decode_rows` for so many rows at a time; what it costs for few is mostly laying bounds beside them."""
+        if self.low is None or self.high is None:
+            return self.decode_rows
+        return replace(self, low=np.tile(self.low, (n_rows, 1)), high=np.tile(self.high, (n_rows, 1))).decode_rows
+
     def decode_rows(self, rows: NDArray[Any]) -> list[Action]:
         """Rows [N, heads] or [N, A] as N actions; they share no memory with the rows."""
         if self.kind == "discrete":
@@ -112,7 +118,9 @@ class ActionSpace:
             numbers = np.rint(rows) if self.dtype.kind in "iu" else rows
             # Two ufuncs: np.clip's own checks cost several times as much on few rows.
             clipped: NDArray[Any] = np.minimum(np.maximum(numbers, self.low), self.high)
-            return clipped.reshape(len(rows), *self.shape).astype(self.dtype, copy=False)
+            if clipped.dtype is not self.dtype:
+                clipped = clipped.astype(self.dtype)
+            return clipped if len(self.shape) == 1 else clipped.reshape(len(rows), *self.shape)
         choices: NDArray[Any] = rows if self.start is None else rows + self.start
         return choices.reshape(len(rows), *self.shape).astype(self.dtype)
 

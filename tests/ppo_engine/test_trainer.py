@@ -228,7 +228,7 @@ def test_the_runtime_says_what_was_decided() -> None:
     runtime = Trainer(spec_of()).runtime
     assert (runtime["device"], runtime["backend"], runtime["threads"]) == ("cpu", "fused", 1)
     assert runtime["backend_reason"] == "compiled loops are faster for an MLP on the CPU"
-    assert runtime["vectorization"] == "sync"
+    assert runtime["vectorization"] == "batched"
     assert isinstance(runtime["versions"], dict) and {"torch", "numpy", "gymnasium"} <= runtime["versions"].keys()
 
 

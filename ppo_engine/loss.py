@@ -1,9 +1,12 @@
 """The loss of PPO-Clip, on flat tensors of B rows."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+Number = TypeVar("Number", float, Tensor)
+"""A plain number, or a scalar tensor, which a captured graph reads anew each time."""
 
 LOG_RATIO_MAX = 20.0
 """Beyond it the exponential of the log-ratio would overflow, and its gradient be NaN."""
@@ -37,8 +40,8 @@ def ppo_loss(
     values: Tensor,
     batch: Minibatch,
     *,
-    clip_range: float,
-    clip_range_vf: float | None = None,
+    clip_range: Number,
+    clip_range_vf: Number | None = None,
     vf_coef: float,
     ent_coef: float,
     mask: Tensor | None = None,

@@ -1,0 +1,22 @@
+"""Training that stays on the device: environments, rollout, statistics and update, with one copy back per iteration.
+
+Two designs were weighed.
+
+1. *Two drop-in parts*: a collector and a learner like those of the other backends, with statistics on the host between
+   them. Rewards are normalised by statistics of the very rollout that is learned from, so the host would have to wait
+   for the rollout, work on it, and send rewards back before the update may begin.
+2. *One iteration on the device*: the statistics of observations, rewards and episodes are taken in there too. The host
+   uploads what it holds, launches everything, and waits once, for one packed report.
+
+This is the second. Between two iterations the host's objects are the truth, so that checkpoints and evaluation are the
+same code for every backend.
+
+What is launched T times (a step of all environments) and E·M times (a minibatch) is one CUDA graph each, which finds
+its row by a counter on the device. One graph of the whole iteration would save the gaps between replays, some
+microseconds each, and cost a capture that grows with the iteration: 10 epochs of 1024 minibatches are a million
+kernels. On any other device the same functions are called instead of replayed; that is how they are tested.
+
+Randomness: three torch generators on the device, `actions`, `minibatches` and `env`, each seeded from the NumPy stream
+of its name. An iteration draws noise [T, N, columns], then uniforms for resets [T, N, draws], then keys [E, T·N] whose
+order is the order of rows. No graph draws anything.
+"""

@@ -1,0 +1,115 @@
+"""One iteration of training on the device, and the one copy that brings its results back."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import JsonValue
+from torch import Tensor
+
+from ppo_engine.cuda.collector import DeviceCollector
+from ppo_engine.cuda.environment import DeviceEnvironment
+from ppo_engine.cuda.generators import device_generator, generator_state, restore_generator
+from ppo_engine.cuda.graphs import Replayed
+from ppo_engine.cuda.learner import DeviceLearner
+from ppo_engine.cuda.rollout import allocate_rollout
+from ppo_engine.cuda.statistics import DeviceStatistics
+from ppo_engine.metrics import EpisodeStatistics
+from ppo_engine.normalization import ObservationNormalizer, RewardNormalizer
+from ppo_engine.policy import Policy
+from ppo_engine.random import seed_sequence
+from ppo_engine.spec import PPOSpec
+from ppo_engine.update import Coefficients
+
+
+class DeviceBackend:
+    """Collects and learns on the environment's device."""
+
+    def __init__(
+        self,
+        environment: DeviceEnvironment,
+        policy: Policy,
+        ppo: PPOSpec,
+        seed: int,
+        *,
+        normalizer: ObservationNormalizer | None,
+        reward_normalizer: RewardNormalizer | None,
+        episodes: EpisodeStatistics,
+    ) -> None:
+        device = environment.device
+        rollout = allocate_rollout(environment, policy, ppo.n_steps)
+        actions, minibatches = (
+            device_generator(seed_sequence(seed, name), device) for name in ("actions", "minibatches")
+        )
+        self.statistics = DeviceStatistics(
+            rollout, normalizer=normalizer, reward_normalizer=reward_normalizer, episodes=episodes
+        )
+        self.collector = DeviceCollector(environment, policy, self.statistics, rollout, actions)
+        self.learner = DeviceLearner(policy, ppo, rollout, self.statistics.normalized_rewards, minibatches)
+        self._policy, self._episodes = policy, episodes
+        self._timesteps = rollout.rewards.numel()
+        self._report = Report(self._parts, device)
+
+    def iterate(self, now: Coefficients) -> tuple[int, dict[str, float]]:
+        """One iteration: the steps that were made, and the metrics.
+
+        Raises: TrainingDiverged where a number is not finite; names it.
+        """
+        self.statistics.load()
+        self.launch(now)
+        report = self._report.read()
+        self.collector.store(report)
+        metrics = self.learner.metrics(report, now)
+        self.statistics.store(report)
+        return self._timesteps, metrics | self._policy.metrics() | self._episodes.metrics()
+
+    def launch(self, now: Coefficients) -> None:
+        """Launches an iteration, without waiting for any of it, from the statistics that were loaded."""
+        self.collector.collect()
+        self.statistics.take_in()
+        self.learner.learn(now)
+        self._report.pack()
+
+    def random_state(self) -> dict[str, dict[str, JsonValue]]:
+        """Where the generators stand that are not the environment's own."""
+        return {
+            "actions": generator_state(self.collector.generator),
+            "minibatches": generator_state(self.learner.generator),
+        }
+
+    def restore_random(self, states: Mapping[str, dict[str, Any]]) -> None:
+        """Raises: KeyError where one is missing; ValueError where one is of another kind."""
+        restore_generator(self.collector.generator, states["actions"])
+        restore_generator(self.learner.generator, states["minibatches"])
+
+    def _parts(self) -> dict[str, Tensor]:
+        return {**self.statistics.report(), **self.collector.report(), **self.learner.report()}
+
+
+class Report:
+    """Tensors of the device as one row of numbers, which a single copy brings to the host."""
+
+    def __init__(self, parts: Callable[[], Mapping[str, Tensor]], device: torch.device) -> None:
+        """`parts` gives the tensors, of the same shapes each time; float64 must hold their numbers."""
+        self._parts = parts
+        self._shapes = {name: tuple(part.shape) for name, part in parts().items()}
+        self._sizes = [part.numel() for part in parts().values()]
+        self._row = torch.zeros(sum(self._sizes), dtype=torch.float64, device=device)
+        # Pinned memory is what lets a copy run beside the host.
+        self._host = torch.zeros(self._row.shape, dtype=torch.float64, pin_memory=device.type == "cuda")
+        self.pack = Replayed(self._pack, device, changes=())
+
+    def read(self) -> dict[str, NDArray[np.float64]]:
+        """What was packed last; waits for it."""
+        self._host.copy_(self._row, non_blocking=True)
+        if self._row.device.type == "cuda":
+            torch.cuda.current_stream(self._row.device).synchronize()
+        numbers = self._host.numpy().copy()
+        parts = np.split(numbers, np.cumsum(self._sizes)[:-1])
+        return {name: part.reshape(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+
+    @torch.no_grad()
+    def _pack(self) -> None:
+        torch.cat([part.double().flatten() for part in self._parts().values()], out=self._row)

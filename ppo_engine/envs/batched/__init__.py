@@ -4,7 +4,8 @@ Each environment is a module with its `reset`, `step` and `observe`; `kernel` pu
 for callers that are compiled themselves, `environment` makes a `VectorEnvironment` of it.
 """
 
+from ppo_engine.envs.batched.batch import BatchedKernel
 from ppo_engine.envs.batched.environment import BatchedVectorEnvironment, is_batched
-from ppo_engine.envs.batched.kernel import BatchedKernel, step_all
+from ppo_engine.envs.batched.kernel import step_all
 
 __all__ = ["BatchedKernel", "BatchedVectorEnvironment", "is_batched", "step_all"]

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ppo_engine.compiled import compiled
+from ppo_engine.compiled import compiled_in_place
 
 TWO = 2.0
 """The exponent of `number ** 2`. NumPy's scalars leave it to the C library's pow, which rounds one square in a thousand
@@ -18,7 +18,7 @@ SINE = tuple(
 HALF, ONE = np.float32(0.5), np.float32(1.0)
 
 
-@compiled
+@compiled_in_place
 def clip(number: float, low: float, high: float) -> float:
     """The number, or the bound that it is beyond; NaN stays NaN."""
     if number < low:
@@ -26,13 +26,13 @@ def clip(number: float, low: float, high: float) -> float:
     return high if number > high else number
 
 
-@compiled
+@compiled_in_place
 def single(number: float) -> float:
     """The nearest number of 32 bits. Of a sum or a product of such numbers: what 32-bit arithmetic gives."""
     return np.float64(np.float32(number))
 
 
-@compiled
+@compiled_in_place
 def cosine_of_single(x: np.float32, is_polynomial: bool) -> np.float32:
     """NumPy's cosine of a number of 32 bits, |x| <= pi / 4.
 
@@ -48,7 +48,7 @@ def cosine_of_single(x: np.float32, is_polynomial: bool) -> np.float32:
     return fused(result, square, ONE)
 
 
-@compiled
+@compiled_in_place
 def sine_of_single(x: np.float32, is_polynomial: bool) -> np.float32:
     """NumPy's sine of a number of 32 bits, |x| <= pi / 4; as `cosine_of_single`."""
     if not is_polynomial:
@@ -60,7 +60,7 @@ def sine_of_single(x: np.float32, is_polynomial: bool) -> np.float32:
     return fused(result * square, x, x)
 
 
-@compiled
+@compiled_in_place
 def fused(a: np.float32, b: np.float32, c: np.float32) -> np.float32:
     """a b + c, rounded to 32 bits; the product of two such numbers is exact in 64."""
     return np.float32(np.float64(a) * np.float64(b) + np.float64(c))

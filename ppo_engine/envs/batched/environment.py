@@ -9,9 +9,10 @@ from gymnasium.utils.seeding import np_random
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from ppo_engine.envs.batched import kernel as kernels
+from ppo_engine.envs.batched import batch as batches
 from ppo_engine.envs.batched.arithmetic import TWO, numpy_takes_polynomials
-from ppo_engine.envs.batched.kernel import BatchedKernel, observe_all, replay, reset_all, step_all
+from ppo_engine.envs.batched.batch import BatchedKernel
+from ppo_engine.envs.batched.kernel import observe_all, replay, reset_all, step_all
 from ppo_engine.envs.batched.pcg64 import state_of, words_of
 from ppo_engine.envs.registry import episode_limit, find_environment, make_unlimited
 from ppo_engine.envs.snapshots import SavedEpisode, random_state_to_json, saved_episode
@@ -45,35 +46,35 @@ class Kind:
 CLASSIC_CONTROL = "gymnasium.envs.classic_control"
 KINDS: Mapping[str, Kind] = {
     f"{CLASSIC_CONTROL}.cartpole:CartPoleEnv": Kind(
-        kernels.CARTPOLE,
+        batches.CARTPOLE,
         features=4,
         draws=4,
         arguments=frozenset({"sutton_barto_reward"}),
         parameters=lambda env: [env._sutton_barto_reward],
     ),
     f"{CLASSIC_CONTROL}.mountain_car:MountainCarEnv": Kind(
-        kernels.MOUNTAIN_CAR,
+        batches.MOUNTAIN_CAR,
         features=2,
         draws=1,
         arguments=frozenset({"goal_velocity"}),
         parameters=lambda env: [env.goal_velocity],
     ),
     f"{CLASSIC_CONTROL}.continuous_mountain_car:Continuous_MountainCarEnv": Kind(
-        kernels.MOUNTAIN_CAR_CONTINUOUS,
+        batches.MOUNTAIN_CAR_CONTINUOUS,
         features=2,
         draws=1,
         arguments=frozenset({"goal_velocity"}),
         parameters=lambda env: [env.goal_velocity],
     ),
     f"{CLASSIC_CONTROL}.acrobot:AcrobotEnv": Kind(
-        kernels.ACROBOT,
+        batches.ACROBOT,
         features=4,
         draws=4,
         arguments=frozenset(),
         parameters=lambda _: [TWO, numpy_takes_polynomials()],
     ),
     f"{CLASSIC_CONTROL}.pendulum:PendulumEnv": Kind(
-        kernels.PENDULUM,
+        batches.PENDULUM,
         features=2,
         draws=2,
         arguments=frozenset({"g"}),
@@ -122,7 +123,7 @@ class BatchedVectorEnvironment:
         self.kernel = BatchedKernel(
             kind=kind.number,
             parameters=np.array(kind.parameters(single.unwrapped), np.float64),
-            limit=episode_limit(env) or kernels.NO_LIMIT,
+            limit=episode_limit(env) or batches.NO_LIMIT,
             physics=np.zeros((self.n_envs, kind.features)),
             generators=np.zeros((self.n_envs, 4), np.uint64),
             lengths=np.zeros(self.n_envs, np.int64),
@@ -137,9 +138,8 @@ class BatchedVectorEnvironment:
         kernel = self.kernel
         for index, seed in enumerate(self._seeds):
             kernel.generators[index] = _seeded(seed)
-        kernel.lengths[:] = 0
         kernel.episodes[:] = 0
-        reset_all(kernel.kind, kernel.generators, kernel.physics)
+        reset_all(kernel)
         return self._observe()
 
     def step(self, actions: NDArray[Any]) -> Step:
@@ -210,12 +210,12 @@ class BatchedVectorEnvironment:
             origin = episode.origin
             kernel.generators[index] = _seeded(episode.seed) if origin.seeded else _words(origin.random_state)
             rows = np.ascontiguousarray(actions, np.float32)
-            if replay(kernel.kind, kernel.parameters, kernel.physics, kernel.generators, kernel.lengths, index, rows):
+            if replay(kernel, index, rows):
                 same = np.array_equal(kernel.generators[index], now)
                 return None if same else "its random state differs after a replay of the episode"
             difference = "its episode ended in the replay: a new one was begun"
         kernel.generators[index] = now
-        replay(kernel.kind, kernel.parameters, kernel.physics, kernel.generators, kernel.lengths, index, NO_ACTIONS)
+        replay(kernel, index, NO_ACTIONS)
         return difference
 
     def _before_reset(self, words: NDArray[np.uint64]) -> Mapping[str, Any]:
@@ -228,9 +228,8 @@ class BatchedVectorEnvironment:
 
     def _observe(self) -> NDArray[np.float32]:
         """Where the environments stand, whoever stepped them: `step_all` may have written to other arrays than ours."""
-        kernel, observations = self.kernel, self.arrays.observations
-        observe_all(kernel.kind, kernel.parameters, kernel.physics, kernel.lengths, observations)
-        return observations
+        observe_all(self.kernel, self.arrays.observations)
+        return self.arrays.observations
 
     def _require_finite(self, lengths: NDArray[np.int64]) -> None:
         """Raises InvalidObservation where a number of the last step is not finite; `lengths` are those before it."""

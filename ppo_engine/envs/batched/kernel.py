@@ -1,37 +1,16 @@
-"""All environments of a batch, reset, stepped and observed in compiled code."""
+"""All environments of a batch, reset, stepped and observed in compiled code, whatever their kind."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppo_engine.compiled import compiled
+from ppo_engine.compiled import compiled, compiled_in_place
 from ppo_engine.envs.batched import acrobot, cart_pole, mountain_car, mountain_car_continuous, pendulum
-
-CARTPOLE, MOUNTAIN_CAR, ACROBOT, PENDULUM, MOUNTAIN_CAR_CONTINUOUS = range(5)
-NO_LIMIT = 2**62
+from ppo_engine.envs.batched.batch import ACROBOT, CARTPOLE, MOUNTAIN_CAR, PENDULUM, BatchedKernel
 
 
-class BatchedKernel(NamedTuple):
-    """N environments of one kind: all that there is to know about them, changed in place by `step_all`."""
-
-    kind: int
-    """One of the constants above."""
-    parameters: NDArray[np.float64]
-    """[P]; the module of each environment says which."""
-    limit: int
-    """Steps after which an episode is truncated; NO_LIMIT for none."""
-    physics: NDArray[np.float64]
-    """[N, S]; the module of each environment says which."""
-    generators: NDArray[np.uint64]
-    """[N, 4]; the PCG64 of each environment: state high and low, increment high and low."""
-    lengths: NDArray[np.int64]
-    """[N]; steps of the running episode."""
-    episodes: NDArray[np.int64]
-    """[N]; episodes that have ended."""
-
-
-@compiled
+@compiled_in_place
 def step_all(
     kind: int,
     parameters: NDArray[np.float64],
@@ -54,109 +33,97 @@ def step_all(
         actions: [N, 1], rows of the environment's ActionSpace, unclipped; choices may be integers or whole floats.
         observations, ..., final_observations: see `Step`; written.
     """
+    step(kind, parameters, physics, lengths, actions, rewards, terminated)
     for env in range(len(lengths)):
-        rewards[env], terminated[env] = step(kind, parameters, physics, lengths, env, actions[env, 0])
         lengths[env] += 1
         truncated[env] = lengths[env] >= limit
-        observe(kind, parameters, physics, lengths, env, final_observations)
+    observe(kind, parameters, physics, lengths, final_observations)
+    for env in range(len(lengths)):
+        for feature in range(observations.shape[1]):
+            observations[env, feature] = final_observations[env, feature]
         if terminated[env] or truncated[env]:
+            this = slice(env, env + 1)
             episodes[env] += 1
-            lengths[env] = 0
-            reset(kind, generators, physics, env)
-            observe(kind, parameters, physics, lengths, env, observations)
-        else:
-            for feature in range(observations.shape[1]):
-                observations[env, feature] = final_observations[env, feature]
+            reset(kind, physics[this], generators[this], lengths[this])
+            observe(kind, parameters, physics[this], lengths[this], observations[this])
+
+
+@compiled_in_place
+def reset_all(batch: BatchedKernel) -> None:
+    """Begins an episode of every environment."""
+    reset(batch.kind, batch.physics, batch.generators, batch.lengths)
+
+
+@compiled_in_place
+def observe_all(batch: BatchedKernel, observations: NDArray[np.float32]) -> None:
+    """Writes what is seen of every environment where it stands."""
+    observe(batch.kind, batch.parameters, batch.physics, batch.lengths, observations)
 
 
 @compiled
-def reset_all(kind: int, generators: NDArray[np.uint64], physics: NDArray[np.float64]) -> None:
-    """Draws where every environment starts."""
-    for env in range(len(physics)):
-        reset(kind, generators, physics, env)
-
-
-@compiled
-def replay(
-    kind: int,
-    parameters: NDArray[np.float64],
-    physics: NDArray[np.float64],
-    generators: NDArray[np.uint64],
-    lengths: NDArray[np.int64],
-    env: int,
-    actions: NDArray[Any],
-) -> bool:
-    """Resets one environment and takes the actions [L, 1] of an episode; whether it is still running after them."""
-    reset(kind, generators, physics, env)
-    lengths[env] = 0
+def replay(batch: BatchedKernel, env: int, actions: NDArray[Any]) -> bool:
+    """Begins an episode of one environment and takes the actions [L, 1]; whether it is still running then."""
+    this = slice(env, env + 1)
+    physics, lengths = batch.physics[this], batch.lengths[this]
+    reward, terminated = np.zeros(1), np.zeros(1, np.bool_)
+    reset(batch.kind, physics, batch.generators[this], lengths)
     for t in range(len(actions)):
-        _, terminated = step(kind, parameters, physics, lengths, env, actions[t, 0])
-        if terminated:
+        step(batch.kind, batch.parameters, physics, lengths, actions[t : t + 1], reward, terminated)
+        if terminated[0]:
             return False
-        lengths[env] += 1
+        lengths[0] += 1
     return True
 
 
-@compiled
-def observe_all(
-    kind: int,
-    parameters: NDArray[np.float64],
-    physics: NDArray[np.float64],
-    lengths: NDArray[np.int64],
-    observations: NDArray[np.float32],
-) -> None:
-    """Writes what is seen of every environment where it stands."""
-    for env in range(len(lengths)):
-        observe(kind, parameters, physics, lengths, env, observations)
-
-
-@compiled
-def reset(kind: int, generators: NDArray[np.uint64], physics: NDArray[np.float64], env: int) -> None:
+@compiled_in_place
+def reset(kind: int, physics: NDArray[np.float64], generators: NDArray[np.uint64], lengths: NDArray[np.int64]) -> None:
+    lengths[:] = 0
     if kind == CARTPOLE:
-        cart_pole.reset(generators, physics, env)
+        cart_pole.reset(physics, generators)
     elif kind == ACROBOT:
-        acrobot.reset(generators, physics, env)
+        acrobot.reset(physics, generators)
     elif kind == PENDULUM:
-        pendulum.reset(generators, physics, env)
+        pendulum.reset(physics, generators)
     else:
-        mountain_car.reset(generators, physics, env)
+        mountain_car.reset(physics, generators)
 
 
-@compiled
+@compiled_in_place
 def step(
     kind: int,
     parameters: NDArray[np.float64],
     physics: NDArray[np.float64],
     lengths: NDArray[np.int64],
-    env: int,
-    action: Any,
-) -> tuple[float, bool]:
-    """The reward, and whether the episode reached an end of its own."""
+    actions: NDArray[Any],
+    rewards: NDArray[np.float64],
+    terminated: NDArray[np.bool_],
+) -> None:
+    """Moves every environment, and writes its reward and whether its episode reached an end of its own."""
     if kind == CARTPOLE:
-        return cart_pole.step(parameters, physics, env, action)
-    if kind == ACROBOT:
-        return acrobot.step(parameters, physics, env, action)
-    if kind == PENDULUM:
-        return pendulum.step(parameters, physics, env, action)
-    if kind == MOUNTAIN_CAR:
-        return mountain_car.step(parameters, physics, env, action)
-    return mountain_car_continuous.step(parameters, physics, lengths[env] == 0, env, action)
+        cart_pole.step(parameters, physics, lengths, actions, rewards, terminated)
+    elif kind == ACROBOT:
+        acrobot.step(parameters, physics, lengths, actions, rewards, terminated)
+    elif kind == PENDULUM:
+        pendulum.step(parameters, physics, lengths, actions, rewards, terminated)
+    elif kind == MOUNTAIN_CAR:
+        mountain_car.step(parameters, physics, lengths, actions, rewards, terminated)
+    else:
+        mountain_car_continuous.step(parameters, physics, lengths, actions, rewards, terminated)
 
 
-@compiled
+@compiled_in_place
 def observe(
     kind: int,
     parameters: NDArray[np.float64],
     physics: NDArray[np.float64],
     lengths: NDArray[np.int64],
-    env: int,
     observations: NDArray[np.float32],
 ) -> None:
     if kind == CARTPOLE:
-        cart_pole.observe(physics, env, observations)
+        cart_pole.observe(parameters, physics, lengths, observations)
     elif kind == ACROBOT:
-        acrobot.observe(parameters, physics, lengths[env] == 0, env, observations)
+        acrobot.observe(parameters, physics, lengths, observations)
     elif kind == PENDULUM:
-        pendulum.observe(physics, env, observations)
+        pendulum.observe(parameters, physics, lengths, observations)
     else:
-        mountain_car.observe(physics, env, observations)
+        mountain_car.observe(parameters, physics, lengths, observations)

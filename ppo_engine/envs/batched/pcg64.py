@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppo_engine.compiled import compiled
+from ppo_engine.compiled import compiled_in_place
 from ppo_engine.envs.snapshots import RandomState
 
 WORD = 1 << 64
@@ -44,13 +44,13 @@ def state_of(words: NDArray[np.uint64]) -> dict[str, Any]:
     return {"bit_generator": "PCG64", "state": numbers, "has_uint32": 0, "uinteger": 0}
 
 
-@compiled
+@compiled_in_place
 def uniform(generators: NDArray[np.uint64], env: int, low: float, high: float) -> float:
     """What `Generator.uniform(low, high)` would draw next from the generator of an environment, row of [N, 4]."""
     return low + (high - low) * (float(next_word(generators, env) >> UNUSED_BITS) * UNIT)
 
 
-@compiled
+@compiled_in_place
 def next_word(generators: NDArray[np.uint64], env: int) -> np.uint64:
     """Steps the generator and returns its next 64 bits."""
     old_high, old_low = generators[env, 0], generators[env, 1]
@@ -66,7 +66,7 @@ def next_word(generators: NDArray[np.uint64], env: int) -> np.uint64:
     return output
 
 
-@compiled
+@compiled_in_place
 def high_word(a: np.uint64, b: np.uint64) -> np.uint64:
     """The upper 64 of the 128 bits of a product."""
     a_high, a_low = a >> HALF_BITS, a & HALF

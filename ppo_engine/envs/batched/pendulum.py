@@ -4,11 +4,12 @@ Physics: angle, angular velocity. Parameters: 3 g / (2 l), with gravity g and le
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppo_engine.compiled import compiled
+from ppo_engine.compiled import compiled_in_place
 from ppo_engine.envs.batched.arithmetic import clip
 from ppo_engine.envs.batched.pcg64 import uniform
 
@@ -20,33 +21,49 @@ TORQUE_COST = np.float32(0.001)
 TURN = 2 * math.pi
 
 
-@compiled
-def reset(generators: NDArray[np.uint64], physics: NDArray[np.float64], env: int) -> None:
-    physics[env, 0] = uniform(generators, env, -math.pi, math.pi)
-    physics[env, 1] = uniform(generators, env, -1.0, 1.0)
+@compiled_in_place
+def reset(physics: NDArray[np.float64], generators: NDArray[np.uint64]) -> None:
+    for env in range(len(physics)):
+        physics[env, 0] = uniform(generators, env, -math.pi, math.pi)
+        physics[env, 1] = uniform(generators, env, -1.0, 1.0)
 
 
-@compiled
-def step(parameters: NDArray[np.float64], physics: NDArray[np.float64], env: int, action: float) -> tuple[float, bool]:
-    angle, velocity, two = physics[env, 0], physics[env, 1], parameters[1]
-    # All that comes of the torque alone is of 32 bits, as the action is.
-    torque = np.float32(clip(np.float64(action), -MAX_TORQUE, MAX_TORQUE))
-    torque_cost = TORQUE_COST * math.pow(torque, np.float32(two))
-    cost = math.pow(normalized(angle), two) + 0.1 * math.pow(velocity, two) + np.float64(torque_cost)
-    velocity += (parameters[0] * math.sin(angle) + np.float64(TORQUE_GAIN * torque)) * DT
-    velocity = clip(velocity, -MAX_SPEED, MAX_SPEED)
-    physics[env, 0], physics[env, 1] = angle + velocity * DT, velocity
-    return -cost, False
+@compiled_in_place
+def step(
+    parameters: NDArray[np.float64],
+    physics: NDArray[np.float64],
+    lengths: NDArray[np.int64],
+    actions: NDArray[Any],
+    rewards: NDArray[np.float64],
+    terminated: NDArray[np.bool_],
+) -> None:
+    gravity, two = parameters[0], parameters[1]
+    for env in range(len(physics)):
+        angle, velocity = physics[env, 0], physics[env, 1]
+        # All that comes of the torque alone is of 32 bits, as the action is.
+        torque = np.float32(clip(np.float64(actions[env, 0]), -MAX_TORQUE, MAX_TORQUE))
+        torque_cost = TORQUE_COST * math.pow(torque, np.float32(two))
+        cost = math.pow(normalized(angle), two) + 0.1 * math.pow(velocity, two) + np.float64(torque_cost)
+        velocity += (gravity * math.sin(angle) + np.float64(TORQUE_GAIN * torque)) * DT
+        velocity = clip(velocity, -MAX_SPEED, MAX_SPEED)
+        physics[env, 0], physics[env, 1] = angle + velocity * DT, velocity
+        rewards[env], terminated[env] = -cost, False
 
 
-@compiled
-def observe(physics: NDArray[np.float64], env: int, observations: NDArray[np.float32]) -> None:
-    angle = physics[env, 0]
-    observations[env, 0], observations[env, 1] = math.cos(angle), math.sin(angle)
-    observations[env, 2] = physics[env, 1]
+@compiled_in_place
+def observe(
+    parameters: NDArray[np.float64],
+    physics: NDArray[np.float64],
+    lengths: NDArray[np.int64],
+    observations: NDArray[np.float32],
+) -> None:
+    for env in range(len(physics)):
+        angle = physics[env, 0]
+        observations[env, 0], observations[env, 1] = math.cos(angle), math.sin(angle)
+        observations[env, 2] = physics[env, 1]
 
 
-@compiled
+@compiled_in_place
 def normalized(angle: float) -> float:
     """The angle within [-pi, pi)."""
     return (angle + math.pi) % TURN - math.pi

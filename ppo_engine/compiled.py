@@ -70,9 +70,8 @@ def _kept_code() -> Path | None:
 
 
 def _jit(function: Function, *, fastmath: bool | set[str], counts_references: bool = True) -> Function:
-    compile_: Any = numba.njit(
-        cache=CODE is not None, nogil=True, error_model="numpy", fastmath=fastmath, _nrt=counts_references
-    )
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath, "_nrt": counts_references}
+    compile_: Any = numba.njit(cache=CODE is not None, **options)
     made: Function = compile_(function)
     return made
 

@@ -21,4 +21,6 @@ def fused_obstacle(spec: TrainingSpec) -> str | None:
     """Why compiled loops cannot compute the training; None where they can."""
     if spec.device == "cuda":
         return "runs on the CPU only"
+    if spec.env.vectorization == "device":
+        return "steps no environments that are torch's tensors"
     return None

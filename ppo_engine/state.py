@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from ppo_engine.checkpoint import FORMAT, POLICY, read_arrays, require_known_format, serialized
-from ppo_engine.components import Components
+from ppo_engine.components import Components, lives_on_device
 from ppo_engine.errors import CheckpointCorrupt, CheckpointMismatch
 from ppo_engine.metrics import WindowState
-from ppo_engine.random import generator_state, restored_generator
 from ppo_engine.spec import TrainingSpec
 
 ARRAYS_FILE = "state.safetensors"
@@ -62,13 +61,13 @@ def capture(
     components: Components, position: Position, *, spec: TrainingSpec, fingerprint: dict[str, JsonValue]
 ) -> TrainingState:
     """The state as it stands. Its arrays may be those of the components: write them before training goes on."""
-    adam, policy = components.backend.learner.adam, components.policy
+    adam, policy, statistics = components.backend.learner.adam, components.policy, components.statistics
     environment = components.environment.state()
     arrays: Arrays = {"observations": components.backend.collector.last_observations}
     arrays |= _prefixed("adam/m", policy.arrays(adam.m)) | _prefixed("adam/v", policy.arrays(adam.v))
-    arrays |= _prefixed("episodes", components.episodes.state())
-    if components.reward_normalizer is not None:
-        arrays |= _prefixed("rewards", components.reward_normalizer.state())
+    arrays |= _prefixed("episodes", statistics.episodes.state())
+    if statistics.reward_normalizer is not None:
+        arrays |= _prefixed("rewards", statistics.reward_normalizer.state())
     arrays |= {f"environment/{name}": part for name, part in environment.items() if isinstance(part, np.ndarray)}
     values = StateValues(
         spec=spec.model_dump(mode="json"),
@@ -76,10 +75,7 @@ def capture(
         position=position,
         window=components.window.state(),
         adam_steps=adam.steps,
-        random={
-            "actions": generator_state(components.backend.collector.generator),
-            "minibatches": generator_state(components.backend.learner.generator),
-        },
+        random=components.backend.random_state(),
         environment={name: part for name, part in environment.items() if not isinstance(part, np.ndarray)},
     )
     return TrainingState(values, arrays)
@@ -92,22 +88,22 @@ def restore(components: Components, state: TrainingState, policy_arrays: Arrays)
         CheckpointMismatch: they are of another shape.
         CheckpointCorrupt: the state lacks a part.
     """
-    adam, policy, values = components.backend.learner.adam, components.policy, state.values
+    backend, policy, statistics, values = components.backend, components.policy, components.statistics, state.values
+    adam = backend.learner.adam
     try:
         _load(policy.named_views(policy.flat), part(policy_arrays, "policy"))
         _load(policy.named_views(adam.m), part(state.arrays, "adam/m"))
         _load(policy.named_views(adam.v), part(state.arrays, "adam/v"))
         adam.steps = values.adam_steps
-        if components.normalizer is not None:
-            components.normalizer.restore(part(policy_arrays, "normalizer"))
-        if components.reward_normalizer is not None:
-            components.reward_normalizer.restore(part(state.arrays, "rewards"))
-        components.episodes.restore(part(state.arrays, "episodes"))
+        if statistics.normalizer is not None:
+            statistics.normalizer.restore(part(policy_arrays, "normalizer"))
+        if statistics.reward_normalizer is not None:
+            statistics.reward_normalizer.restore(part(state.arrays, "rewards"))
+        statistics.episodes.restore(part(state.arrays, "episodes"))
         components.window.restore(values.window)
-        components.backend.collector.generator = restored_generator(values.random["actions"])
-        components.backend.learner.generator = restored_generator(values.random["minibatches"])
+        backend.restore_random(values.random)
         environment = {**values.environment, **part(state.arrays, "environment")}
-        components.backend.collector.last_observations = components.environment.restore(environment)
+        backend.collector.last_observations = components.environment.restore(environment)
     except KeyError as error:
         raise CheckpointCorrupt(f"the state has no {error}") from error
 
@@ -156,7 +152,8 @@ def _prefixed(prefix: str, arrays: Arrays) -> Arrays:
 def _what_trains(spec: TrainingSpec) -> dict[str, Any]:
     dump = spec.model_dump(mode="json")
     del dump["ppo"]["total_timesteps"], dump["env"]["step_timeout_seconds"]
-    dump["env"]["vectorization"] = "native" if spec.env.vectorization == "native" else "own"
+    native = spec.env.vectorization == "native"
+    dump["env"]["vectorization"] = "native" if native else "device" if lives_on_device(spec) else "own"
     return dump
 
 

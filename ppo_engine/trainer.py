@@ -172,8 +172,7 @@ class Trainer:
         began = time.monotonic()
         parts, position, ppo = self._components, self._position, self.spec.ppo
         now = coefficients(ppo, position.timesteps / ppo.total_timesteps)
-        experience, metrics = parts.iterate(now)
-        steps = int(np.count_nonzero(experience.valid))
+        steps, metrics = parts.backend.iterate(now)
         position.iteration += 1
         position.timesteps += steps
         seconds = time.monotonic() - began

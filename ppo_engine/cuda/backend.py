@@ -16,11 +16,10 @@ from ppo_engine.cuda.graphs import Replayed
 from ppo_engine.cuda.learner import DeviceLearner
 from ppo_engine.cuda.rollout import allocate_rollout
 from ppo_engine.cuda.statistics import DeviceStatistics
-from ppo_engine.metrics import EpisodeStatistics
-from ppo_engine.normalization import ObservationNormalizer, RewardNormalizer
 from ppo_engine.policy import Policy
 from ppo_engine.random import seed_sequence
 from ppo_engine.spec import PPOSpec
+from ppo_engine.statistics import Statistics
 from ppo_engine.update import Coefficients
 
 
@@ -32,23 +31,19 @@ class DeviceBackend:
         environment: DeviceEnvironment,
         policy: Policy,
         ppo: PPOSpec,
-        seed: int,
+        statistics: Statistics,
         *,
-        normalizer: ObservationNormalizer | None,
-        reward_normalizer: RewardNormalizer | None,
-        episodes: EpisodeStatistics,
+        seed: int,
     ) -> None:
         device = environment.device
         rollout = allocate_rollout(environment, policy, ppo.n_steps)
         actions, minibatches = (
             device_generator(seed_sequence(seed, name), device) for name in ("actions", "minibatches")
         )
-        self.statistics = DeviceStatistics(
-            rollout, normalizer=normalizer, reward_normalizer=reward_normalizer, episodes=episodes
-        )
+        self.statistics = DeviceStatistics(rollout, statistics)
         self.collector = DeviceCollector(environment, policy, self.statistics, rollout, actions)
         self.learner = DeviceLearner(policy, ppo, rollout, self.statistics.normalized_rewards, minibatches)
-        self._policy, self._episodes = policy, episodes
+        self._policy, self._episodes = policy, statistics.episodes
         self._timesteps = rollout.rewards.numel()
         self._report = Report(self._parts, device)
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ppo_engine.cuda.graphs import Replayed
 from ppo_engine.cuda.rollout import DeviceRollout
-from ppo_engine.metrics import EPISODES, EpisodeStatistics
-from ppo_engine.normalization import EPSILON, ObservationNormalizer, RewardNormalizer
+from ppo_engine.metrics import EPISODES
+from ppo_engine.normalization import EPSILON
+from ppo_engine.statistics import Statistics
 
 
 class Moments:
@@ -50,16 +51,10 @@ class DeviceStatistics:
     what the report brought back.
     """
 
-    def __init__(
-        self,
-        rollout: DeviceRollout,
-        *,
-        normalizer: ObservationNormalizer | None,
-        reward_normalizer: RewardNormalizer | None,
-        episodes: EpisodeStatistics,
-    ) -> None:
+    def __init__(self, rollout: DeviceRollout, host: Statistics) -> None:
         self._rollout = rollout
-        self._normalizer, self._reward_normalizer, self._episodes = normalizer, reward_normalizer, episodes
+        self._normalizer, self._reward_normalizer = host.normalizer, host.reward_normalizer
+        self._episodes = host.episodes
         device, n_envs = rollout.rewards.device, rollout.rewards.shape[1]
         self.observations = Moments(rollout.raw_observations.shape[-1], device)
         self.rewards = Moments(1, device)
@@ -67,7 +62,7 @@ class DeviceStatistics:
         """[3, N] of the episodes under way: discounted return, return, length."""
         self.normalized_rewards = torch.zeros_like(rollout.rewards)
         """[T, N], what the learner sees."""
-        gamma = 0.0 if reward_normalizer is None else reward_normalizer.gamma
+        gamma = 0.0 if host.reward_normalizer is None else host.reward_normalizer.gamma
         self._decays = torch.tensor([[gamma], [1.0], [1.0]], dtype=torch.float64, device=device)
         self._places = torch.arange(rollout.rewards.numel(), device=device)
         self._finished = torch.zeros(3, min(EPISODES, rollout.rewards.numel()), dtype=torch.float64, device=device)

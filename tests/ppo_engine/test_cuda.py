@@ -1,4 +1,7 @@
-"""The same trainings on a CUDA device; what is equal there to the last bit is what one device computes twice."""
+"""Environments of the host under a policy on a CUDA device; trainings that stay there have tests in `cuda/`.
+
+What is equal to the last bit is what one device computes twice.
+"""
 
 from pathlib import Path
 
@@ -13,7 +16,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_a_training_on_cuda_cut_in_two_ends_like_one_run_through(env_id: str, tmp_path: Path) -> None:
-    spec = spec_of(env_id, device="cuda")
+    spec = spec_of(env_id, env={"vectorization": "sync"}, device="cuda")
     whole = Trainer(spec)
     expected = timeless(run(whole))
     first = Trainer(spec)
@@ -28,7 +31,8 @@ def test_a_training_on_cuda_cut_in_two_ends_like_one_run_through(env_id: str, tm
 
 def test_cuda_and_cpu_draw_the_same_actions() -> None:
     """The noise comes from one stream, so first rollouts agree as far as rounding lets them."""
-    metrics = [run(Trainer(spec_of(device=device)), 1)[0].metrics for device in ("cpu", "cuda")]
+    specs = [spec_of(env={"vectorization": "sync"}, device=device, backend="torch") for device in ("cpu", "cuda")]
+    metrics = [run(Trainer(spec), 1)[0].metrics for spec in specs]
     assert metrics[0] is not None and metrics[1] is not None
     assert metrics[0]["rollout/ep_rew_mean"] == metrics[1]["rollout/ep_rew_mean"]
     assert metrics[0]["train/value_loss"] == pytest.approx(metrics[1]["train/value_loss"], rel=1e-3)

@@ -13,6 +13,7 @@ from ppo_engine.normalization import ObservationNormalizer, RewardNormalizer
 from ppo_engine.policy import Policy
 from ppo_engine.random import seed_sequence, stream
 from ppo_engine.spec import EnvSpec, PolicySpec, PPOSpec
+from ppo_engine.statistics import Statistics
 from ppo_engine.update import Coefficients
 
 NOW = Coefficients(learning_rate=1e-3, clip_range=0.2, clip_range_vf=None)
@@ -57,10 +58,8 @@ def parts_of(
         environment,
         made,
         spec,
-        seed,
-        normalizer=normalizer,
-        reward_normalizer=reward_normalizer,
-        episodes=episodes,
+        Statistics(normalizer, reward_normalizer, episodes),
+        seed=seed,
     )
     backend.collector.last_observations = environment.reset()
     return Parts(environment, made, normalizer, reward_normalizer, episodes, backend)

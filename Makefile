@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH := $(VENV)/.installed-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PEERS := .bench-venv
 PYTEST_ARGS ?= -n 2 --dist worksteal
 
-.PHONY: help demo up test check faults bench bench-learning clean
+.PHONY: help demo up test check faults bench bench-peers bench-scaling bench-learning clean
 
 help:
 	@echo "make demo            train CartPole through the service, download the policy and evaluate it"
@@ -15,9 +16,11 @@ help:
 	@echo "make test            all tests, on SQLite and the embedded broker"
 	@echo "make check           lint, types and import contracts"
 	@echo "make faults          the long campaign of injected faults"
-	@echo "make bench           training throughput beside Stable-Baselines3, and of a job beside the engine"
+	@echo "make bench           training throughput beside the peers, of two jobs at once, and of a job beside the engine"
+	@echo "make bench-peers     get the peers that pip and git can get: CleanRL, sbx, PureJaxRL; once, before make bench"
+	@echo "make bench-scaling   steps/s against environments and width, compiled loops beside torch"
 	@echo "make bench-learning  returns reached by the presets, five seeds each"
-	@echo "make clean           remove .venv and caches"
+	@echo "make clean           remove .venv, .bench-venv and caches"
 
 demo: $(INSTALLED)
 	@$(BIN)/python scripts/demo.py
@@ -39,13 +42,24 @@ faults: $(INSTALLED)
 
 bench: $(BENCH)
 	@$(BIN)/python -m benchmarks.throughput
+	@$(BIN)/python -m benchmarks.two_jobs
 	@$(BIN)/python -m benchmarks.service
+
+# The peers see our own torch, Gymnasium and NumPy; whatever they bring besides stays out of our environment.
+bench-peers: $(BENCH)
+	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
+	@echo "import sysconfig; print(sysconfig.get_path('purelib'))" | $(BIN)/python > "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth"
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --requirement benchmarks/peers.txt || echo "pip cannot get all of benchmarks/peers.txt; make bench goes on without"
+	@$(BIN)/python -m benchmarks.peers
+
+bench-scaling: $(INSTALLED)
+	@$(BIN)/python -m benchmarks.scaling
 
 bench-learning: $(INSTALLED)
 	@$(BIN)/python -m benchmarks.learning
 
 clean:
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	@rm -rf $(VENV) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "ppo-service needs Python 3.11 or newer, and there is no '$(PYTHON)'; name one: make PYTHON=/path/to/python3" >&2; exit 1; }

@@ -50,14 +50,23 @@ def read(path: Path) -> list[Record]:
     return [json.loads(line) for line in path.read_text().splitlines() if line]
 
 
-def run_module(module: str, arguments: Sequence[str]) -> Record:
+def run_module(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    python: str = sys.executable,
+    variables: Mapping[str, str] | None = None,
+) -> Record:
     """The JSON object that a module prints last, run in a process of its own with one thread.
 
+    Args:
+        python: the interpreter, if not this one.
+        variables: of its environment, besides those that hold its libraries to one thread.
     Raises:
         RuntimeError: the process failed; the message holds the end of its stderr.
     """
-    environment: Mapping[str, str] = {**os.environ, **ONE_THREAD}
-    command = [sys.executable, "-m", module, *arguments]
+    environment: Mapping[str, str] = {**os.environ, **ONE_THREAD, **(variables or {})}
+    command = [python, "-m", module, *arguments]
     finished = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=REPOSITORY, check=False)
     if finished.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{finished.stderr[-2000:]}")

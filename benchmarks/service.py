@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks.record import RESULTS, Record, append, machine, run_module, versions
-from benchmarks.throughput import TASKS, Task, training_spec
+from benchmarks.tasks import TASKS, Task, training_spec
 from ppo_client import Client
 from ppo_engine.spec import TrainingSpec
 from ppo_jobs.states import JobStatus

@@ -1,177 +1,161 @@
-"""Training throughput beside Stable-Baselines3: same task, hyperparameters, environment version, machine and minute.
+"""Training throughput beside the peers: same task, hyperparameters, environment version, machine and minute.
 
-Every run is a process of its own with one thread; the order alternates, and what is quoted is the ratio. A run's first
-iteration is not counted for either side: it holds imports and first calls.
+Every run is a process of its own on one core; the order alternates, and what is quoted is the ratio. A run's first
+iteration is not counted for anyone: it holds imports, compilation and first calls, which are told apart.
 """
 
 import argparse
 import json
 import statistics
 import sys
-import time
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import asdict
+from typing import Any
 
+from pydantic import JsonValue
+
+from benchmarks import peers
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.profile import shares
 from benchmarks.record import RESULTS, Record, append, machine, run_module, table, versions
-from ppo_engine.spec import TrainingSpec
+from benchmarks.tasks import TASKS, Task
 
-Contestant: TypeAlias = Literal["ours", "sb3", "raw"]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A setting that every contestant trains with; the rest is Stable-Baselines3's defaults."""
-
-    name: str
-    env_id: str
-    n_envs: int
-    n_steps: int
-    n_epochs: int
-    batch_size: int
-    total_timesteps: int
-    learning_rate: float = 3e-4
-    clip_range: float = 0.2
-    gamma: float = 0.99
-    gae_lambda: float = 0.95
-    ent_coef: float = 0.0
-    vf_coef: float = 0.5
-    max_grad_norm: float = 0.5
+AT_HOME = ("ours", "ours-torch", "sb3", "raw")
+"""Contestants that our own environment has; the others have one of theirs."""
+OWN_PACKAGES = ("ppo-service", "stable-baselines3", "torch", "gymnasium", "mujoco", "numpy", "numba")
+PEER_PACKAGES = ("sbx-rl", "jax", "flax", "gymnax", "tyro")
 
 
-TASKS = {
-    task.name: task
-    for task in (
-        Task("cartpole", "CartPole-v1", 8, 128, 4, 256, total_timesteps=131_072),
-        Task("pendulum", "Pendulum-v1", 4, 1024, 10, 64, total_timesteps=40_960),
-        Task("halfcheetah", "HalfCheetah-v5", 8, 256, 10, 64, total_timesteps=40_960),
-    )
-}
-
-
-def training_spec(task: Task, seed: int) -> TrainingSpec:
-    """The task as our engine takes it."""
-    return TrainingSpec.model_validate(
-        {
-            "preset": "default",
-            "env": {"id": task.env_id, "n_envs": task.n_envs},
-            "policy": {"hidden_sizes": [64, 64], "activation": "tanh", "log_std_init": 0.0},
-            "ppo": _hyperparameters(task),
-            "normalize": {"observations": False, "rewards": False},
-            "seed": seed,
-        }
+def present(names: Sequence[str], task: Task, found: dict[str, JsonValue]) -> tuple[list[str], list[str]]:
+    """The contestants that can take part, and a sentence about each of the others."""
+    absences = {name: peers.absence(name, task.env_id, found) for name in names}
+    return (
+        [name for name, reason in absences.items() if reason is None],
+        [reason for reason in absences.values() if reason is not None],
     )
 
 
-def train_ours(task: Task, seed: int) -> Record:
-    """Steps per second of our engine after its first iteration, and the return that it reached."""
-    from ppo_engine.trainer import Trainer
-
-    trainer = Trainer(training_spec(task, seed), threads=1)
-    started, before, reached = 0.0, 0, float("nan")
-    for progress in trainer.iterations():
-        if not started:
-            started, before = time.perf_counter(), progress.timesteps
-        if progress.metrics:
-            reached = progress.metrics.get("rollout/ep_rew_mean", reached)
-    seconds = time.perf_counter() - started
-    steps = trainer.timesteps - before
-    trainer.close()
-    return {"steps_per_second": steps / seconds, "steps": steps, "return": reached}
-
-
-def train_sb3(task: Task, seed: int) -> Record:
-    """The same of Stable-Baselines3."""
-    import torch
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.env_util import make_vec_env
-
-    torch.set_num_threads(1)
-    first_iteration = task.n_envs * task.n_steps
-    started = 0.0
-
-    def note_start(variables: Mapping[str, Any], _: Mapping[str, Any]) -> bool:
-        nonlocal started
-        if not started and variables["self"].num_timesteps > first_iteration:
-            started = time.perf_counter()
-        return True
-
-    ppo = {name: value for name, value in _hyperparameters(task).items() if name != "total_timesteps"}
-    model = PPO("MlpPolicy", make_vec_env(task.env_id, task.n_envs, seed=seed), seed=seed, device="cpu", **ppo)
-    model.learn(task.total_timesteps, callback=note_start)
-    seconds = time.perf_counter() - started
-    steps = model.num_timesteps - first_iteration - task.n_envs
-    reached = statistics.fmean(episode["r"] for episode in model.ep_info_buffer or [])
-    return {"steps_per_second": steps / seconds, "steps": steps, "return": reached}
+def run(contestant: str, task: Task, seed: int, *, cache: str) -> Record:
+    """One run; `cache` is where our compiled code is kept."""
+    python = sys.executable if contestant in AT_HOME else str(peers.PYTHON)
+    outcome = run_module(
+        "benchmarks.contestants",
+        [contestant, json.dumps(asdict(task)), str(seed)],
+        python=python,
+        variables={"NUMBA_CACHE_DIR": cache, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore"},
+    )
+    record: Record = {
+        "benchmark": "throughput",
+        "task": asdict(task),
+        "contestant": contestant,
+        "seed": seed,
+        "machine": machine(),
+        "versions": versions(*OWN_PACKAGES) | ({} if python == sys.executable else peers.installed(PEER_PACKAGES)),
+        **outcome,
+    }
+    print(f"{task.name:14} {contestant:10} run {seed}: {_speed(record):10,.0f} steps/s", file=sys.stderr)
+    return record
 
 
-def step_raw(task: Task, seed: int) -> Record:
-    """Steps per second of Gymnasium's own synchronous vector environment under random actions: the ceiling."""
-    import gymnasium
-
-    environments = gymnasium.make_vec(task.env_id, num_envs=task.n_envs, vectorization_mode="sync")
-    environments.reset(seed=seed)
-    environments.action_space.seed(seed)
-    actions = [environments.action_space.sample() for _ in range(256)]
-    rounds = task.total_timesteps // task.n_envs
-    started = time.perf_counter()
-    for step in range(rounds):
-        environments.step(actions[step % len(actions)])
-    seconds = time.perf_counter() - started
-    environments.close()
-    return {"steps_per_second": rounds * task.n_envs / seconds, "steps": rounds * task.n_envs, "return": None}
-
-
-CONTESTANTS = {"ours": train_ours, "sb3": train_sb3, "raw": step_raw}
-
-
-def compare(task: Task, runs: int) -> list[Record]:
+def compare(task: Task, names: Sequence[str], runs: int, *, cache: str) -> list[Record]:
     """`runs` runs of each contestant, in alternating order, appended to the results as they finish."""
     records = []
-    for run in range(runs):
-        order = list(CONTESTANTS) if run % 2 == 0 else list(reversed(CONTESTANTS))
-        for contestant in order:
-            outcome = run_module("benchmarks.throughput", ["--run", contestant, task.name, str(run)])
-            record: Record = {
-                "benchmark": "throughput",
-                "task": asdict(task),
-                "contestant": contestant,
-                "seed": run,
-                "machine": machine(),
-                "versions": versions("ppo-service", "stable-baselines3", "torch", "gymnasium", "mujoco", "numpy"),
-                **outcome,
-            }
-            append(RESULTS / "throughput.jsonl", record)
-            print(f"{task.name:12} {contestant:5} run {run}: {_speed(record):10,.0f} steps/s", file=sys.stderr)
-            records.append(record)
+    for seed in range(runs):
+        for name in names if seed % 2 == 0 else reversed(names):
+            records.append(run(name, task, seed, cache=cache))
+            append(RESULTS / "throughput.jsonl", records[-1])
     return records
 
 
-def summary(task: Task, records: Sequence[Record]) -> Record:
-    """Median, least and most of each contestant, and the ratios of the medians."""
-    speeds = {
-        contestant: [_speed(record) for record in records if record["contestant"] == contestant]
-        for contestant in CONTESTANTS
-    }
-    medians = {contestant: statistics.median(values) for contestant, values in speeds.items()}
-    answer: Record = {
-        "task": task.name,
-        "ratio_to_sb3": medians["ours"] / medians["sb3"],
-        "ratio_to_raw": medians["ours"] / medians["raw"],
-    }
-    for contestant, values in speeds.items():
-        reached = [record["return"] for record in records if record["contestant"] == contestant]
-        answer[contestant] = {
-            "median": medians[contestant],
-            "min": min(values),
-            "max": max(values),
-            "returns": reached,
+def with_start(speed: float, start_seconds: float, task: Task) -> float:
+    """Steps per second of a whole training of the task's `total_timesteps`, its start counted."""
+    return task.total_timesteps / (start_seconds + (task.total_timesteps - task.rows) / speed)
+
+
+def summary(task: Task, records: Sequence[Record], compile_seconds: float | None = None) -> dict[str, Any]:
+    """Each contestant's median, least and most, and how ours and the raw environment stand to it.
+
+    Args:
+        compile_seconds: what ours takes to compile, once per machine.
+    """
+    names = list(dict.fromkeys(str(record["contestant"]) for record in records))
+    of = {name: [record for record in records if record["contestant"] == name] for name in names}
+    speeds = {name: [_speed(record) for record in of[name]] for name in names}
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    answer: dict[str, Any] = {"task": task.name, "total_timesteps": task.total_timesteps, "contestants": {}}
+    for name in names:
+        starts = [start for record in of[name] if isinstance(start := record.get("start_seconds"), float)]
+        start = statistics.median(starts) if starts else None
+        answer["contestants"][name] = {
+            "median": medians[name],
+            "min": min(speeds[name]),
+            "max": max(speeds[name]),
+            "ratio": medians["ours"] / medians[name] if "ours" in medians else None,
+            "share_of_raw": medians[name] / medians["raw"] if "raw" in medians else None,
+            "start_seconds": start,
+            "with_start": None if start is None else with_start(medians[name], start, task),
+            "returns": [record["return"] for record in of[name]],
         }
+    ours = answer["contestants"].get("ours")
+    if ours is not None and compile_seconds is not None:
+        ours["compile_seconds"] = compile_seconds
+        ours["with_compile"] = with_start(ours["median"], ours["start_seconds"] + compile_seconds, task)
     return answer
 
 
-def _hyperparameters(task: Task) -> dict[str, Any]:
-    return {name: value for name, value in asdict(task).items() if name not in ("name", "env_id", "n_envs")}
+def rows(answer: Mapping[str, Any]) -> list[list[str]]:
+    """A summary as the rows of a table, one for each contestant."""
+    lines = []
+    for name, figures in answer["contestants"].items():
+        returns = [value for value in figures["returns"] if isinstance(value, float)]
+        lines.append(
+            [
+                name,
+                f"{figures['median']:,.0f} ({figures['min']:,.0f} to {figures['max']:,.0f})",
+                _or_blank(None if name in ("ours", "raw") else figures["ratio"], "{:.2f}×"),
+                _or_blank(figures["share_of_raw"], "{:.0%}"),
+                _or_blank(figures["start_seconds"], "{:.1f} s"),
+                _or_blank(figures["with_start"], "{:,.0f}"),
+                f"{statistics.median(returns):.1f}" if returns else "",
+            ]
+        )
+        if "with_compile" in figures:
+            start = figures["start_seconds"] + figures["compile_seconds"]
+            lines.append(["ours, first time", "", "", "", f"{start:.1f} s", f"{figures['with_compile']:,.0f}", ""])
+    return lines
+
+
+def overview(answers: Sequence[Mapping[str, Any]]) -> str:
+    """Our speed for each task, and how many times a peer's it is."""
+    names = list(dict.fromkeys(name for answer in answers for name in answer["contestants"] if name != "ours"))
+    lines = []
+    for answer in answers:
+        contestants = answer["contestants"]
+        ratios = [f"{contestants[name]['ratio']:.2f}×" if name in contestants else "" for name in names]
+        lines.append([TASKS[answer["task"]].label, f"{contestants['ours']['median']:,.0f}", *ratios])
+    return table(["steps per second; ours is so many times", "ours", *names], lines)
+
+
+def measured_compilation(task: Task, *, cache: str) -> float:
+    """Seconds that the compiler takes, with nothing kept: a first run's start less a second one's."""
+    cold, warm = (run("ours", task, seed=0, cache=cache)["start_seconds"] for _ in range(2))
+    assert isinstance(cold, float) and isinstance(warm, float)
+    return cold - warm
+
+
+def campaign(tasks: Sequence[Task], names: Sequence[str], runs: int) -> list[dict[str, Any]]:
+    """Every task's summary; what ours compiles is kept in a directory that is empty at first."""
+    answers, found = [], versions(*OWN_PACKAGES) | peers.installed(PEER_PACKAGES)
+    with tempfile.TemporaryDirectory(prefix="ppo-bench-") as cache:
+        compile_seconds = measured_compilation(tasks[0], cache=cache) if "ours" in names else None
+        for task in tasks:
+            taking_part, absences = present(names, task, found)
+            for sentence in absences:
+                print(sentence, file=sys.stderr)
+            answer = summary(task, compare(task, taking_part, runs, cache=cache), compile_seconds)
+            answers.append({**answer, "left_out": absences})
+    return answers
 
 
 def _speed(record: Record) -> float:
@@ -180,38 +164,35 @@ def _speed(record: Record) -> float:
     return speed
 
 
-def _row(task: Task, records: Sequence[Record]) -> list[str]:
-    answer = summary(task, records)
-    cells = [f"{task.env_id} {task.n_envs}×{task.n_steps}, {task.n_epochs} epochs, batch {task.batch_size}"]
-    for contestant in CONTESTANTS:
-        speeds = sorted(_speed(record) for record in records if record["contestant"] == contestant)
-        cells.append(f"{statistics.median(speeds):,.0f} ({speeds[0]:,.0f} to {speeds[-1]:,.0f})")
-    cells += [f"{answer['ratio_to_sb3']:.2f}×", f"{answer['ratio_to_raw']:.2f}×"]
-    for contestant in ("ours", "sb3"):
-        reached = [record["return"] for record in records if record["contestant"] == contestant]
-        cells.append(f"{statistics.median(value for value in reached if isinstance(value, float)):.1f}")
-    return cells
+def _or_blank(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
 
 
 def main() -> int:
-    """Prints the table; with --json, one JSON object as the last line instead."""
+    """Prints a table for each task; with --json, one JSON object as the last line instead."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--run", nargs=3, metavar=("CONTESTANT", "TASK", "SEED"), help="one run, in this process")
+    parser.add_argument("--profile", action="store_true", help="tell where an iteration of ours goes instead")
+    parser.add_argument("--backend", choices=["auto", "torch", "fused"], default="auto", help="of the profile")
     options = parser.parse_args()
-    if options.run:
-        contestant, name, seed = options.run
-        print(json.dumps(CONTESTANTS[contestant](TASKS[name], int(seed))))
+    if options.profile:
+        for name in options.tasks:
+            print(shares(run_module("benchmarks.profile", [name, "--backend", options.backend])) + "\n")
         return 0
-    records = {name: compare(TASKS[name], options.runs) for name in options.tasks}
+    answers = campaign([TASKS[name] for name in options.tasks], options.contestants, options.runs)
     if options.json:
-        print(json.dumps({"machine": machine(), "tasks": [summary(TASKS[name], records[name]) for name in records]}))
+        print(json.dumps({"machine": machine(), "tasks": answers}))
         return 0
-    header = ("steps per second", "ppo-service", "SB3", "env alone", "to SB3", "to env", "return", "SB3's return")
-    print(f"{machine()}; one thread; median (least to most) of {options.runs} runs")
-    print(table(header, [_row(TASKS[name], records[name]) for name in records]))
+    print(f"{machine()}; one core; median (least to most) of {options.runs} runs")
+    for answer in answers:
+        task = TASKS[answer["task"]]
+        columns = ("steps/s", "ours is", "of raw", "start", "with start", f"return at {task.total_timesteps:,}")
+        print("\n" + table((task.label, *columns), rows(answer)))
+    if "ours" in options.contestants:
+        print("\n" + overview(answers))
     return 0
 
 

@@ -72,12 +72,15 @@ def clone(peer: Checkout) -> str | None:
     return None
 
 
+def interpreter() -> str:
+    """The Python that has the peers: our own where they have none, since they may be installed there."""
+    return str(PYTHON) if PYTHON.exists() else sys.executable
+
+
 def installed(packages: Sequence[str]) -> dict[str, JsonValue]:
     """The versions that the peers' environment has, null for what is absent."""
-    if not PYTHON.exists():
-        return dict.fromkeys(packages)
     program = "import json, sys; from benchmarks.record import versions; print(json.dumps(versions(*sys.argv[1:])))"
-    command = [str(PYTHON), "-c", program, *packages]
+    command = [interpreter(), "-c", program, *packages]
     finished = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=True)
     found: dict[str, JsonValue] = json.loads(finished.stdout)
     return found

@@ -38,7 +38,7 @@ def present(names: Sequence[str], task: Task, found: dict[str, JsonValue]) -> tu
 
 def run(contestant: str, task: Task, seed: int, *, cache: str) -> Record:
     """One run; `cache` is where our compiled code is kept."""
-    python = sys.executable if contestant in AT_HOME else str(peers.PYTHON)
+    python = sys.executable if contestant in AT_HOME else peers.interpreter()
     outcome = run_module(
         "benchmarks.contestants",
         [contestant, json.dumps(asdict(task)), str(seed)],
@@ -102,6 +102,12 @@ def summary(task: Task, records: Sequence[Record], compile_seconds: float | None
         ours["compile_seconds"] = compile_seconds
         ours["with_compile"] = with_start(ours["median"], ours["start_seconds"] + compile_seconds, task)
     return answer
+
+
+def header(task: Task) -> list[str]:
+    """The head of `rows`."""
+    columns = ("steps/s", "ours is", "of raw", "start", "with start", f"return at {task.total_timesteps:,}")
+    return [task.label, *columns]
 
 
 def rows(answer: Mapping[str, Any]) -> list[list[str]]:
@@ -189,8 +195,7 @@ def main() -> int:
     print(f"{machine()}; one core; median (least to most) of {options.runs} runs")
     for answer in answers:
         task = TASKS[answer["task"]]
-        columns = ("steps/s", "ours is", "of raw", "start", "with start", f"return at {task.total_timesteps:,}")
-        print("\n" + table((task.label, *columns), rows(answer)))
+        print("\n" + table(header(task), rows(answer)))
     if "ours" in options.contestants:
         print("\n" + overview(answers))
     return 0

@@ -5,7 +5,7 @@ Physics: the two angles and their velocities. Parameters: the exponent TWO, and 
 """
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ DT = 0.2
 HALF_DT = DT / 2.0
 SIXTH_DT = DT / 6.0
 WEIGHT_1, WEIGHT_2 = 1.5 * GRAVITY, 0.5 * GRAVITY
+
+State: TypeAlias = tuple[float, float, float, float]
+"""Two angles and their velocities, or what these change by."""
 
 
 @compiled_in_place
@@ -43,20 +46,12 @@ def step(
 ) -> None:
     two = parameters[0]
     for env in range(len(physics)):
-        torque = np.float64(actions[env, 0]) - 1.0
-        a, b, c, d = physics[env, 0], physics[env, 1], physics[env, 2], physics[env, 3]
-        c1, d1 = accelerations(a, b, c, d, torque, two)
-        a2, b2 = c + HALF_DT * c1, d + HALF_DT * d1
-        c2, d2 = accelerations(a + HALF_DT * c, b + HALF_DT * d, a2, b2, torque, two)
-        a3, b3 = c + HALF_DT * c2, d + HALF_DT * d2
-        c3, d3 = accelerations(a + HALF_DT * a2, b + HALF_DT * b2, a3, b3, torque, two)
-        a4, b4 = c + DT * c3, d + DT * d3
-        c4, d4 = accelerations(a + DT * a3, b + DT * b3, a4, b4, torque, two)
-        a = wrapped(a + SIXTH_DT * (c + 2.0 * a2 + 2.0 * a3 + a4))
-        b = wrapped(b + SIXTH_DT * (d + 2.0 * b2 + 2.0 * b3 + b4))
-        c = clip(c + SIXTH_DT * (c1 + 2.0 * c2 + 2.0 * c3 + c4), -MAX_VELOCITY_1, MAX_VELOCITY_1)
-        d = clip(d + SIXTH_DT * (d1 + 2.0 * d2 + 2.0 * d3 + d4), -MAX_VELOCITY_2, MAX_VELOCITY_2)
-        physics[env, 0], physics[env, 1], physics[env, 2], physics[env, 3] = a, b, c, d
+        state = physics[env, 0], physics[env, 1], physics[env, 2], physics[env, 3]
+        a, b, c, d = integrated(state, np.float64(actions[env, 0]) - 1.0, two)
+        a, b = wrapped(a), wrapped(b)
+        physics[env, 0], physics[env, 1] = a, b
+        physics[env, 2] = clip(c, -MAX_VELOCITY_1, MAX_VELOCITY_1)
+        physics[env, 3] = clip(d, -MAX_VELOCITY_2, MAX_VELOCITY_2)
         terminated[env] = -math.cos(a) - math.cos(b + a) > 1.0
         rewards[env] = 0.0 if terminated[env] else -1.0
 
@@ -82,10 +77,35 @@ def observe(
 
 
 @compiled_in_place
-def accelerations(
-    theta1: float, theta2: float, velocity1: float, velocity2: float, torque: float, two: float
-) -> tuple[float, float]:
-    """The accelerations of both joints. Source: Sutton and Barto, "Reinforcement Learning", section on the acrobot."""
+def integrated(state: State, torque: float, two: float) -> State:
+    """The state after one step of the classical Runge-Kutta method."""
+    k1 = derivative(state, torque, two)
+    k2 = derivative(moved(state, HALF_DT, k1), torque, two)
+    k3 = derivative(moved(state, HALF_DT, k2), torque, two)
+    k4 = derivative(moved(state, DT, k3), torque, two)
+    slope = (
+        k1[0] + 2.0 * k2[0] + 2.0 * k3[0] + k4[0],
+        k1[1] + 2.0 * k2[1] + 2.0 * k3[1] + k4[1],
+        k1[2] + 2.0 * k2[2] + 2.0 * k3[2] + k4[2],
+        k1[3] + 2.0 * k2[3] + 2.0 * k3[3] + k4[3],
+    )
+    return moved(state, SIXTH_DT, slope)
+
+
+@compiled_in_place
+def moved(state: State, duration: float, slope: State) -> State:
+    return (
+        state[0] + duration * slope[0],
+        state[1] + duration * slope[1],
+        state[2] + duration * slope[2],
+        state[3] + duration * slope[3],
+    )
+
+
+@compiled_in_place
+def derivative(state: State, torque: float, two: float) -> State:
+    """What angles and velocities change by. Source: Sutton and Barto, "Reinforcement Learning", on the acrobot."""
+    theta1, theta2, velocity1, velocity2 = state
     cos2, sin2 = math.cos(theta2), math.sin(theta2)
     d1 = 0.25 + (1.25 + cos2) + 1.0 + 1.0
     d2 = 0.25 + 0.5 * cos2 + 1.0
@@ -99,7 +119,7 @@ def accelerations(
     acceleration2 = (torque + d2 / d1 * phi1 - 0.5 * math.pow(velocity1, two) * sin2 - phi2) / (
         1.25 - math.pow(d2, two) / d1
     )
-    return -(d2 * acceleration2 + phi1) / d1, acceleration2
+    return velocity1, velocity2, -(d2 * acceleration2 + phi1) / d1, acceleration2
 
 
 @compiled_in_place

@@ -1,7 +1,6 @@
-"""The vector environment whose environments are compiled, and the rule of which ones there are."""
+"""The vector environment whose environments are compiled."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,87 +8,20 @@ from gymnasium.utils.seeding import np_random
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from ppo_engine.envs.batched import batch as batches
-from ppo_engine.envs.batched.arithmetic import TWO, numpy_takes_polynomials
-from ppo_engine.envs.batched.batch import BatchedKernel
+from ppo_engine.envs.batched.batch import NO_LIMIT, BatchedKernel
 from ppo_engine.envs.batched.kernel import observe_all, replay, reset_all, step_all
+from ppo_engine.envs.batched.kinds import kind_of
 from ppo_engine.envs.batched.pcg64 import state_of, words_of
 from ppo_engine.envs.registry import episode_limit, find_environment, make_unlimited
 from ppo_engine.envs.snapshots import SavedEpisode, random_state_to_json, saved_episode
 from ppo_engine.envs.spaces import ObservationEncoder, action_space_of
 from ppo_engine.envs.vector import EXACT, EnvironmentState, Resumability, Step, Vectorization, allocate_step
-from ppo_engine.errors import CheckpointMismatch, EnvironmentPlace, InvalidObservation, UnknownEnvironment
-from ppo_engine.spec import EnvSpec
+from ppo_engine.errors import CheckpointMismatch, EnvironmentPlace, InvalidObservation
+from ppo_engine.spec import EnvSpec, InvalidSpec, SpecFault
 
 NO_ACTIONS = np.zeros((0, 1), np.float32)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One of the environments that are compiled.
-
-    Attributes:
-        number: `BatchedKernel.kind`.
-        features: numbers of its physics (S).
-        draws: of its generator in a reset.
-        arguments: those of its constructor that it may be given.
-        parameters: `BatchedKernel.parameters` of an environment that Gymnasium made.
-    """
-
-    number: int
-    features: int
-    draws: int
-    arguments: frozenset[str]
-    parameters: Callable[[Any], Sequence[float]]
-
-
-CLASSIC_CONTROL = "gymnasium.envs.classic_control"
-KINDS: Mapping[str, Kind] = {
-    f"{CLASSIC_CONTROL}.cartpole:CartPoleEnv": Kind(
-        batches.CARTPOLE,
-        features=4,
-        draws=4,
-        arguments=frozenset({"sutton_barto_reward"}),
-        parameters=lambda env: [env._sutton_barto_reward],
-    ),
-    f"{CLASSIC_CONTROL}.mountain_car:MountainCarEnv": Kind(
-        batches.MOUNTAIN_CAR,
-        features=2,
-        draws=1,
-        arguments=frozenset({"goal_velocity"}),
-        parameters=lambda env: [env.goal_velocity],
-    ),
-    f"{CLASSIC_CONTROL}.continuous_mountain_car:Continuous_MountainCarEnv": Kind(
-        batches.MOUNTAIN_CAR_CONTINUOUS,
-        features=2,
-        draws=1,
-        arguments=frozenset({"goal_velocity"}),
-        parameters=lambda env: [env.goal_velocity],
-    ),
-    f"{CLASSIC_CONTROL}.acrobot:AcrobotEnv": Kind(
-        batches.ACROBOT,
-        features=4,
-        draws=4,
-        arguments=frozenset(),
-        parameters=lambda _: [TWO, numpy_takes_polynomials()],
-    ),
-    f"{CLASSIC_CONTROL}.pendulum:PendulumEnv": Kind(
-        batches.PENDULUM,
-        features=2,
-        draws=2,
-        arguments=frozenset({"g"}),
-        parameters=lambda env: [3 * env.g / (2 * env.l), TWO],
-    ),
-}
-"""By the entry point that Gymnasium registers for the class."""
-
-
-def is_batched(env: EnvSpec) -> bool:
-    """Whether `BatchedVectorEnvironment` steps that environment as Gymnasium does.
-
-    It does so for Gymnasium's own classes alone, whatever the id, and with no other arguments than those that it knows.
-    """
-    return _kind(env) is not None
+FARTHEST = 1e9
+"""Beyond any number that an environment comes to in 10^7 steps. Acrobot takes turns from its angles one by one."""
 
 
 class BatchedVectorEnvironment:
@@ -106,11 +38,14 @@ class BatchedVectorEnvironment:
 
         Args:
             seeds: one per environment.
-        Raises: InvalidSpec for arguments that the environment does not take; ValueError where it is not `is_batched`.
+        Raises: UnknownEnvironment; InvalidSpec where it is not `is_batched`, or for arguments of the wrong type.
         """
-        kind = _kind(env)
+        find_environment(env.id)
+        kind = kind_of(env)
         if kind is None:
-            raise ValueError(f"{env.id} has no compiled form")
+            raise InvalidSpec(
+                [SpecFault("/env/vectorization", f"{env.id} has no batched form, or not with its kwargs")]
+            )
         self.n_envs = len(seeds)
         self.resume = EXACT
         self._kind = kind
@@ -123,7 +58,7 @@ class BatchedVectorEnvironment:
         self.kernel = BatchedKernel(
             kind=kind.number,
             parameters=np.array(kind.parameters(single.unwrapped), np.float64),
-            limit=episode_limit(env) or batches.NO_LIMIT,
+            limit=episode_limit(env) or NO_LIMIT,
             physics=np.zeros((self.n_envs, kind.features)),
             generators=np.zeros((self.n_envs, 4), np.uint64),
             lengths=np.zeros(self.n_envs, np.int64),
@@ -205,8 +140,6 @@ class BatchedVectorEnvironment:
         if actions is None:
             difference = "its episode was too long to be replayed: a new one was begun"
         else:
-            if actions.shape != (episode.length, 1):
-                raise CheckpointMismatch(f"environment {index}: its actions are not those of {episode.length} steps")
             origin = episode.origin
             kernel.generators[index] = _seeded(episode.seed) if origin.seeded else _words(origin.random_state)
             rows = np.ascontiguousarray(actions, np.float32)
@@ -252,18 +185,6 @@ class BatchedVectorEnvironment:
         return EnvironmentPlace(self._id, index, int(kernel.episodes[index]), int(kernel.lengths[index]))
 
 
-def _kind(env: EnvSpec) -> Kind | None:
-    try:
-        registration = find_environment(env.id).registration
-    except UnknownEnvironment:
-        return None
-    entry_point = registration.entry_point
-    kind = KINDS.get(entry_point) if isinstance(entry_point, str) else None
-    if kind is None or registration.additional_wrappers:
-        return None
-    return kind if kind.arguments >= {*registration.kwargs, *env.kwargs} else None
-
-
 def _seeded(seed: int) -> NDArray[np.uint64]:
     """The words of the generator that Gymnasium makes from a seed."""
     generator, _ = np_random(seed)
@@ -272,15 +193,20 @@ def _seeded(seed: int) -> NDArray[np.uint64]:
 
 def _saved_episode(state: EnvironmentState, index: int) -> SavedEpisode:
     try:
-        return saved_episode(state, index)
+        episode = saved_episode(state, index)
     except (TypeError, ValueError) as error:
         raise CheckpointMismatch(f"environment {index} cannot be read: {error}") from None
+    if episode.length < 0 or episode.number < 0:
+        raise CheckpointMismatch(f"environment {index} is in step {episode.length} of episode {episode.number}")
+    if episode.actions is not None and np.shape(episode.actions) != (episode.length, 1):
+        raise CheckpointMismatch(f"environment {index}: its actions are not those of {episode.length} steps")
+    return episode
 
 
 def _saved_physics(state: EnvironmentState, index: int, features: int) -> NDArray[np.float64]:
     physics = state[f"env/{index}/physics"]
-    if not isinstance(physics, np.ndarray) or physics.shape != (features,) or not np.isfinite(physics).all():
-        raise CheckpointMismatch(f"environment {index}: its physics are not {features} finite numbers")
+    if not isinstance(physics, np.ndarray) or physics.shape != (features,) or not (np.abs(physics) < FARTHEST).all():
+        raise CheckpointMismatch(f"environment {index}: its physics are not {features} numbers below {FARTHEST:g}")
     return physics
 
 

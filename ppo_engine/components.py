@@ -91,9 +91,11 @@ class Components:
         return observations if normalizer is None else normalizer.normalize(observations)
 
 
-def build(spec: TrainingSpec, seed: int) -> Components:
+def build(spec: TrainingSpec, seed: int, *, environment_cores: int | None = None) -> Components:
     """The parts of a training as they are before its first step; `spec` is resolved.
 
+    Args:
+        environment_cores: as `cores` of `make_vector_environment`.
     Raises: UnknownEnvironment, UnsupportedSpace, DeviceUnavailable, InvalidSpec.
     """
     device = device_of(spec)
@@ -101,7 +103,9 @@ def build(spec: TrainingSpec, seed: int) -> Components:
     if lives_on_device(spec):
         environment = DeviceEnvironment(spec.env, seed_sequence(seed, "env"), device=device)
     else:
-        environment = make_vector_environment(spec.env, environment_seeds(seed, spec.env.n_envs))
+        environment = make_vector_environment(
+            spec.env, environment_seeds(seed, spec.env.n_envs), cores=environment_cores
+        )
     size, actions = environment.observation_size, environment.action_space
     try:
         policy = Policy(spec.policy, size, actions, generator=stream(seed, "init"), device=device)

@@ -63,16 +63,22 @@ class Trainer:
         resumed: whether it goes on exactly where the checkpoint was taken; None for a fresh start.
     """
 
-    def __init__(self, spec: TrainingSpec, *, threads: int = 1) -> None:
+    def __init__(self, spec: TrainingSpec, *, threads: int = 1, environment_cores: int | None = None) -> None:
         """Starts afresh; a spec that is not resolved is resolved, a missing seed drawn.
 
+        Args:
+            threads: those that the libraries of this process may compute with.
+            environment_cores: CPU cores that environments may be stepped on where the spec leaves it to be chosen;
+                None: all that this process may run on, which is too many where other trainings share them.
         Raises: InvalidSpec, UnknownEnvironment, UnsupportedSpace, DeviceUnavailable, EnvironmentFault.
         """
-        self._prepare(spec, threads=threads)
+        self._prepare(spec, threads=threads, environment_cores=environment_cores)
         self._components.backend.collector.last_observations = self._components.environment.reset()
 
     @classmethod
-    def resume(cls, spec: TrainingSpec, checkpoint: Path, *, threads: int = 1) -> Self:
+    def resume(
+        cls, spec: TrainingSpec, checkpoint: Path, *, threads: int = 1, environment_cores: int | None = None
+    ) -> Self:
         """Goes on from a checkpoint of the same spec; `total_timesteps` and what trains nothing may differ.
 
         Raises:
@@ -82,7 +88,7 @@ class Trainer:
         checkpoints.verify(checkpoint)
         state, policy_arrays = read_state(checkpoint)
         trainer = cls.__new__(cls)
-        trainer._prepare(spec, threads=threads)
+        trainer._prepare(spec, threads=threads, environment_cores=environment_cores)
         try:
             saved = TrainingSpec.model_validate(state.values.spec)
             require_same_training(saved, trainer.spec)
@@ -149,12 +155,12 @@ class Trainer:
         """Ends the environments. May be called again."""
         self._components.environment.close()
 
-    def _prepare(self, spec: TrainingSpec, *, threads: int) -> None:
+    def _prepare(self, spec: TrainingSpec, *, threads: int, environment_cores: int | None) -> None:
         limit_threads(threads)
         self.spec = resolve(spec, describe_environment(spec.env.id), draw_seed=True)
         assert self.spec.seed is not None
         backend, reason = choose_backend(self.spec)
-        self._components: Components = build(self.spec, self.spec.seed)
+        self._components: Components = build(self.spec, self.spec.seed, environment_cores=environment_cores)
         self._observation_space = observation_space_of(self.spec.env)
         self._position = Position()
         self.resumed: Resumability | None = None

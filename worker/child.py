@@ -130,9 +130,11 @@ def train(trainer: Trainer, assignment: Assignment, journal: JournalWriter, life
 
 def start(assignment: Assignment) -> Trainer:
     """A trainer at its first iteration, or where the checkpoint left off."""
+    # Other slots have the other cores.
+    cores = {"threads": assignment.threads, "environment_cores": assignment.threads}
     if assignment.resume_from is None:
-        return Trainer(assignment.spec, threads=assignment.threads)
-    return Trainer.resume(assignment.spec, Path(assignment.resume_from), threads=assignment.threads)
+        return Trainer(assignment.spec, **cores)
+    return Trainer.resume(assignment.spec, Path(assignment.resume_from), **cores)
 
 
 def runtime_record(trainer: Trainer, *, fresh: bool) -> RuntimeRecord:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from ppo_engine.envs.choice import usable_cores
 from ppo_engine.envs.shared import (
     Layout,
     anonymous_file,
@@ -55,13 +56,6 @@ class Worker:
     """Its calls and the environment it called, when last looked at."""
     waited_seconds: float = 0.0
     """How long that has been so; time in which both processes were stopped does not count."""
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class ProcessVectorEnvironment:

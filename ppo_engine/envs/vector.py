@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ppo_engine.envs.spaces import ActionSpace, ObservationEncoder
-from ppo_engine.spec import EnvSpec
+from ppo_engine.spec import EnvSpec, InvalidSpec, SpecFault
 
 EnvironmentState: TypeAlias = Mapping[str, NDArray[Any] | JsonValue]
 """Flat names, `env/3/actions` and so on; arrays go to safetensors, the rest to JSON."""
@@ -109,18 +109,22 @@ def seed_of(sequence: np.random.SeedSequence) -> int:
 
 
 def make_vector_environment(
-    env: EnvSpec, seeds: Sequence[np.random.SeedSequence], *, workers: int | None = None
+    env: EnvSpec, seeds: Sequence[np.random.SeedSequence], *, cores: int | None = None
 ) -> VectorEnvironment:
     """`env.n_envs` copies of an environment, in the vectorization that the spec names.
+
+    `auto` is `batched` where there is that form. Else it is `process` where `choice.choose` measures that it pays,
+    and `sync` where it does not.
 
     Args:
         seeds: one stream per environment; environment i draws from `seeds[i]` alone, so that its episodes depend
             neither on how many environments there are nor on which process steps them.
-        workers: processes of `process` vectorization; None: as many as there are CPU cores, `n_envs` at most.
+        cores: those that `auto` may count on; None: all that this process may run on.
     Raises: UnknownEnvironment, UnsupportedSpace, InvalidSpec, EnvironmentFault.
     """
     # Imported here, since these modules implement the contract that this one states.
     from ppo_engine.envs.batched import BatchedVectorEnvironment, is_batched
+    from ppo_engine.envs.choice import choose, usable_cores
     from ppo_engine.envs.native import NativeVectorEnvironment
     from ppo_engine.envs.process import ProcessVectorEnvironment
     from ppo_engine.envs.sync import SyncVectorEnvironment
@@ -129,13 +133,23 @@ def make_vector_environment(
         raise ValueError(f"{env.n_envs} environments need as many seeds, not {len(seeds)}")
     integers = [seed_of(sequence) for sequence in seeds]
     match env.vectorization:
+        case "batched" if not is_batched(env):
+            raise InvalidSpec([SpecFault("/env/vectorization", f"{env.id} has no batched form with these arguments")])
         case "batched":
             return BatchedVectorEnvironment(env, integers)
-        case "auto" if is_batched(env):
-            return BatchedVectorEnvironment(env, integers)
         case "process":
-            return ProcessVectorEnvironment(env, integers, workers=workers)
+            return ProcessVectorEnvironment(env, integers)
         case "native":
             return NativeVectorEnvironment(env, integers)
-        case _:
+        case "sync":
             return SyncVectorEnvironment(env, integers)
+    if is_batched(env):
+        return BatchedVectorEnvironment(env, integers)
+    choice = choose(env, cores=cores or usable_cores())
+    chosen: VectorEnvironment = (
+        ProcessVectorEnvironment(env, integers, workers=choice.workers)
+        if choice.workers
+        else SyncVectorEnvironment(env, integers)
+    )
+    chosen.vectorization_reason = choice.reason
+    return chosen

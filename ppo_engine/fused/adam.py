@@ -45,13 +45,14 @@ def step(moments: Moments, steps: int, learning_rate: float, scale: float) -> No
     Source: Kingma and Ba 2015, arXiv:1412.6980.
     """
     parameters, gradients, m, v = moments.parameters, moments.gradients, moments.m, moments.v
-    one = np.float32(1)
-    beta1, beta2, epsilon = np.float32(moments.beta1), np.float32(moments.beta2), np.float32(moments.epsilon)
+    beta2, epsilon = np.float32(moments.beta2), np.float32(moments.epsilon)
+    # Rounded after the subtraction: 1 - float32(0.999) is off by 1.3e-5 of itself.
+    new_in_m, new_in_v = np.float32(1 - moments.beta1), np.float32(1 - moments.beta2)
     step_size = np.float32(learning_rate / (1 - moments.beta1**steps))
     inverse_correction = np.float32(1 / math.sqrt(1 - moments.beta2**steps))
     by = np.float32(scale)
     for i in range(parameters.size):
         gradient = by * gradients[i]
-        m[i] += (one - beta1) * (gradient - m[i])
-        v[i] = beta2 * v[i] + (one - beta2) * gradient * gradient
+        m[i] += new_in_m * (gradient - m[i])
+        v[i] = beta2 * v[i] + new_in_v * gradient * gradient
         parameters[i] -= step_size * m[i] / (math.sqrt(v[i]) * inverse_correction + epsilon)

@@ -99,8 +99,10 @@ class FusedLearner:
     def _estimate(self, rollout: FusedRollout, rewards: NDArray[np.float64]) -> tuple[Floats, Floats]:
         """Advantages and returns, [T, N] each."""
         advantages, returns = np.empty_like(rollout.values), np.empty_like(rollout.values)
+        with np.errstate(over="ignore"):  # An infinity that this makes is found in the loss.
+            numbers = rewards.astype(np.float32)
         advantages_and_returns(
-            rewards.astype(np.float32),
+            numbers,
             rollout.values,
             rollout.next_values,
             rollout.terminated,
@@ -126,7 +128,8 @@ class FusedLearner:
             arguments = (self._network, self._head, self._moments, adam.steps, batch, order)
             done += learn_epoch(*arguments, by, self._minibatch, self._workspace, epoch)
             adam.steps += int(np.count_nonzero(epoch[:, TERMS] != NO_STEP))
-            if table[done - 1, TERMS] == NO_STEP or done - first < per_epoch:
+            norm = table[done - 1, TERMS]
+            if norm == NO_STEP or not math.isfinite(norm) or done - first < per_epoch:
                 break
         return table[:done], first
 

@@ -85,11 +85,12 @@ def main() -> int:
         return 2
     device, limit = torch.cuda.get_device_name(), limits()
     taking_part, absences = present(CONTESTANTS, TASK, versions(*OWN_PACKAGES) | peers.installed(PEER_PACKAGES))
-    for sentence in absences:
-        print(sentence, file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="ppo-bench-") as cache:
-        answer: dict[str, Any] = summary(TASK, compare(TASK, taking_part, options.runs, cache=cache))
-    answer |= {"left_out": absences, "device": device, "limits": limit}
+        records, failures = compare(TASK, taking_part, options.runs, cache=cache)
+    for sentence in absences + failures:
+        print(sentence, file=sys.stderr)
+    answer: dict[str, Any] = summary(TASK, records)
+    answer |= {"left_out": absences + failures, "device": device, "limits": limit}
     answer["shares"] = shares(answer["contestants"]["ours"]["median"], TASK, limit)
     if options.json:
         print(json.dumps({"machine": machine(), **answer}))

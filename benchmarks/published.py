@@ -32,6 +32,7 @@ def train_cleanrl(task: Task, seed: int) -> Record:
     script = "ppo.py" if isinstance(probe.action_space, gymnasium.spaces.Discrete) else "ppo_continuous_action.py"
     probe.close()
     path = CLEANRL.home / "cleanrl" / script
+    _pass_observation_space(gymnasium.wrappers)
     with _running_as([script, *cleanrl_arguments(task, seed)]), contextlib.redirect_stdout(_Clock()) as clock:
         finished = runpy.run_path(str(path), run_name="__main__")
     steps = (len(clock.times) - 1) * task.rows
@@ -136,6 +137,12 @@ def _running_as(arguments: list[str]) -> Iterator[None]:
         finally:
             os.chdir(home)
             sys.argv = before
+
+
+def _pass_observation_space(wrappers: Any) -> None:
+    """Gymnasium 1.0 made it an argument of this wrapper; CleanRL's script is written for older ones."""
+    transform = wrappers.TransformObservation
+    wrappers.TransformObservation = lambda env, func: transform(env, func, env.observation_space)
 
 
 def _latest_return(environments: list[Any]) -> float | None:

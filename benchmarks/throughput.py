@@ -58,14 +58,26 @@ def run(contestant: str, task: Task, seed: int, *, cache: str) -> Record:
     return record
 
 
-def compare(task: Task, names: Sequence[str], runs: int, *, cache: str) -> list[Record]:
-    """`runs` runs of each contestant, in alternating order, appended to the results as they finish."""
-    records = []
+def compare(task: Task, names: Sequence[str], runs: int, *, cache: str) -> tuple[list[Record], list[str]]:
+    """`runs` runs of each contestant, in alternating order, appended to the results as they finish.
+
+    Returns: the runs, and a sentence about each peer that failed and was left out from then on.
+    """
+    records: list[Record] = []
+    failures: dict[str, str] = {}
     for seed in range(runs):
         for name in names if seed % 2 == 0 else reversed(names):
-            records.append(run(name, task, seed, cache=cache))
+            if name in failures:
+                continue
+            try:
+                records.append(run(name, task, seed, cache=cache))
+            except RuntimeError as error:
+                if name in AT_HOME:
+                    raise
+                failures[name] = f"{name} failed and is left out: {str(error).splitlines()[-1]}"
+                continue
             append(RESULTS / "throughput.jsonl", records[-1])
-    return records
+    return [record for record in records if record["contestant"] not in failures], list(failures.values())
 
 
 def with_start(speed: float, start_seconds: float, task: Task) -> float:
@@ -157,10 +169,10 @@ def campaign(tasks: Sequence[Task], names: Sequence[str], runs: int) -> list[dic
         compile_seconds = measured_compilation(tasks[0], cache=cache) if "ours" in names else None
         for task in tasks:
             taking_part, absences = present(names, task, found)
-            for sentence in absences:
+            records, failures = compare(task, taking_part, runs, cache=cache)
+            for sentence in absences + failures:
                 print(sentence, file=sys.stderr)
-            answer = summary(task, compare(task, taking_part, runs, cache=cache), compile_seconds)
-            answers.append({**answer, "left_out": absences})
+            answers.append({**summary(task, records, compile_seconds), "left_out": absences + failures})
     return answers
 
 

@@ -3,11 +3,12 @@ from dataclasses import asdict
 
 import pytest
 
+from benchmarks import throughput
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.published import cleanrl_arguments, purejaxrl_config
 from benchmarks.record import Record
 from benchmarks.tasks import TASKS, Task, hyperparameters, training_spec
-from benchmarks.throughput import overview, present, rows, summary, with_start
+from benchmarks.throughput import compare, overview, present, rows, summary, with_start
 from ppo_engine.presets import resolve
 from ppo_engine.spec import TrainingSpec
 
@@ -118,3 +119,31 @@ def test_a_task_survives_its_way_to_the_process_that_runs_it():
 def test_every_contestant_that_is_no_peer_is_there_without_packages():
     there, _ = present(list(CONTESTANTS), TASK, {})
     assert there == ["ours", "ours-torch", "raw"]
+
+
+@pytest.fixture
+def runs(monkeypatch, tmp_path):
+    """The runs that are asked for, in order; none of them is made, and CleanRL's second one fails."""
+    asked = []
+
+    def run(contestant, task, seed, *, cache):
+        asked.append((contestant, seed))
+        if (contestant, seed) == ("cleanrl", 1):
+            raise RuntimeError("the command failed:\nNo module named tyro")
+        return measured(contestant, 100.0)
+
+    monkeypatch.setattr(throughput, "run", run)
+    monkeypatch.setattr(throughput, "RESULTS", tmp_path)
+    return asked
+
+
+def test_the_order_alternates(runs):
+    compare(TASK, ["ours", "sb3"], runs=3, cache="")
+    assert runs == [("ours", 0), ("sb3", 0), ("sb3", 1), ("ours", 1), ("ours", 2), ("sb3", 2)]
+
+
+def test_a_peer_that_fails_is_left_out(runs):
+    records, failures = compare(TASK, ["ours", "cleanrl"], runs=3, cache="")
+    assert [record["contestant"] for record in records] == ["ours", "ours", "ours"]
+    assert failures == ["cleanrl failed and is left out: No module named tyro"]
+    assert runs.count(("cleanrl", 2)) == 0

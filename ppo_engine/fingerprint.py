@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 from pydantic import JsonValue
 
 _DISTRIBUTIONS = ("torch", "numpy", "gymnasium", "mujoco", "box2d")
+_COMPILER = ("numba", "llvmlite", "scipy")
+"""What the bits of the fused backend depend on besides: numba's products of matrices are those of SciPy's BLAS."""
 
 
 def fingerprint(device: torch.device, *, backend: str, threads: int) -> dict[str, JsonValue]:
@@ -20,7 +23,10 @@ def fingerprint(device: torch.device, *, backend: str, threads: int) -> dict[str
         "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
         "backend": backend,
         "threads": threads,
-        "versions": {"python": platform.python_version(), **installed_versions()},
+        "versions": {
+            "python": platform.python_version(),
+            **installed_versions(_DISTRIBUTIONS + _COMPILER * (backend == "fused")),
+        },
     }
 
 
@@ -36,9 +42,9 @@ def differences(before: dict[str, JsonValue], now: dict[str, JsonValue]) -> list
     return sentences
 
 
-def installed_versions() -> dict[str, JsonValue]:
+def installed_versions(distributions: Iterable[str] = _DISTRIBUTIONS) -> dict[str, JsonValue]:
     versions: dict[str, JsonValue] = {}
-    for name in _DISTRIBUTIONS:
+    for name in distributions:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

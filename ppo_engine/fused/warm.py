@@ -1,19 +1,28 @@
 """Has every function of the fast path compiled, or loaded where its code is kept, before a training needs it."""
 
-from ppo_engine.spec import TrainingSpec
+from ppo_engine.envs.vector import make_vector_environment
+from ppo_engine.random import environment_seeds
+from ppo_engine.spec import EnvSpec, TrainingSpec
 from ppo_engine.trainer import Trainer
 
 
 def warm() -> None:
     """Runs one tiny iteration in each way of stepping: a minute's work the first time, a blink afterwards.
 
-    All heads, networks and environments share the same machine code, so that these two compile everything.
+    All heads, networks and environments share the same machine code, so that these two compile everything, but for what
+    a checkpoint takes that changes from one way of stepping to the other.
     """
-    for vectorization in ("batched", "sync"):
+    for vectorization, mode in (("batched", "minibatch"), ("sync", "batch")):
         spec = TrainingSpec.model_validate(
             {
                 "env": {"id": "CartPole-v1", "n_envs": 2, "vectorization": vectorization},
-                "ppo": {"total_timesteps": 8, "n_steps": 4, "batch_size": 4, "n_epochs": 1},
+                "ppo": {
+                    "total_timesteps": 8,
+                    "n_steps": 4,
+                    "batch_size": 4,
+                    "n_epochs": 1,
+                    "normalize_advantage": mode,
+                },
                 "backend": "fused",
                 "seed": 0,
             }
@@ -22,6 +31,18 @@ def warm() -> None:
         for _ in trainer.iterations():
             pass
         trainer.close()
+    _replay()
+
+
+def _replay() -> None:
+    """Takes an environment that was stepped from Python on to its compiled form."""
+    sync = EnvSpec(id="CartPole-v1", n_envs=1, vectorization="sync")
+    stepped = make_vector_environment(sync, environment_seeds(0, 1))
+    stepped.reset()
+    batched = make_vector_environment(sync.model_copy(update={"vectorization": "batched"}), environment_seeds(0, 1))
+    batched.restore(stepped.state())
+    for environment in (stepped, batched):
+        environment.close()
 
 
 if __name__ == "__main__":

@@ -103,6 +103,25 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
+def case_of(head: str = "categorical", *, hidden_sizes: tuple[int, ...] = (5, 3), **settings: Any) -> Case:
+    """16 steps of 3 environments, in minibatches of 20 rows; `settings` are those of the policy or of PPO."""
+    ppo = {"n_steps": 16, "batch_size": 20, "n_epochs": 2}
+    ppo |= {name: value for name, value in settings.items() if name in PPOSpec.model_fields}
+    policy = {name: value for name, value in settings.items() if name in PolicySpec.model_fields}
+    return Case(
+        head=head,
+        columns=1 if head == "categorical" else 2,
+        policy=PolicySpec(hidden_sizes=hidden_sizes, squash_output=head == "squashed_gaussian", **policy),
+        ppo=PPOSpec(**ppo),
+        observation_size=4,
+        n_envs=3,
+        normalized=False,
+        foreign=False,
+        fraction_done=0.0,
+        seed=3,
+    )
+
+
 def action_space(case: Case) -> ActionSpace:
     sizes = case.generator(0).integers(2, 6, size=case.columns)
     bounds = case.generator(1).uniform(0.1, 3, size=(2, case.columns)).astype(np.float32)

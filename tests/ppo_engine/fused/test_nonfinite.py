@@ -14,33 +14,17 @@ from ppo_engine.errors import TrainingDiverged
 from ppo_engine.fused.finite import all_finite
 from ppo_engine.fused.functions import exp, tanh
 from ppo_engine.rollout import Rollout
-from ppo_engine.spec import PolicySpec, PPOSpec
 from tests.ppo_engine.fused.cases import (
     HEADS,
     Case,
     Script,
     as_fused,
+    case_of,
     fused_collector,
     learners,
     older_rollout,
     torch_collector,
 )
-
-
-def case_of(head: str = "categorical", *, hidden_sizes: tuple[int, ...] = (5, 3), activation="tanh", **ppo) -> Case:
-    """16 steps of 3 environments, in minibatches of 20 rows."""
-    return Case(
-        head=head,
-        columns=1 if head == "categorical" else 2,
-        policy=PolicySpec(hidden_sizes=hidden_sizes, activation=activation, squash_output=head == "squashed_gaussian"),
-        ppo=PPOSpec(**{"n_steps": 16, "batch_size": 20, "n_epochs": 2, **ppo}),
-        observation_size=4,
-        n_envs=3,
-        normalized=False,
-        foreign=False,
-        fraction_done=0.0,
-        seed=3,
-    )
 
 
 def messages_of_learners(case: Case, rollout: Rollout) -> tuple[str, str]:

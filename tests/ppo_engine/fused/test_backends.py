@@ -1,0 +1,85 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppo_engine.backends import choose_backend
+from ppo_engine.errors import CheckpointMismatch
+from ppo_engine.presets import resolve
+from ppo_engine.spec import InvalidSpec, TrainingSpec
+from ppo_engine.trainer import Trainer
+from tests.ppo_engine.trainings import run, spec_of
+
+
+@pytest.mark.parametrize(
+    ("sections", "backend", "reason"),
+    [
+        ({}, "fused", "compiled loops are faster for an MLP on the CPU"),
+        ({"device": "cpu"}, "fused", "compiled loops are faster for an MLP on the CPU"),
+        ({"device": "cuda"}, "torch", "the fused backend runs on the CPU only"),
+        ({"env": {"vectorization": "sync"}}, "fused", "compiled loops are faster for an MLP on the CPU"),
+        ({"backend": "torch"}, "torch", "the spec asks for it"),
+        ({"backend": "fused"}, "fused", "the spec asks for it"),
+    ],
+)
+def test_the_backend_is_a_function_of_the_spec(sections: dict[str, Any], backend: str, reason: str) -> None:
+    spec = resolve(spec_of(**sections))
+    assert choose_backend(spec) == (backend, reason)
+    assert choose_backend(TrainingSpec.model_validate_json(spec.model_dump_json())) == (backend, reason)
+
+
+@pytest.mark.parametrize(("asked", "chosen"), [("auto", "fused"), ("torch", "torch"), ("fused", "fused")])
+def test_the_runtime_says_which_backend_and_why(asked: str, chosen: str) -> None:
+    spec = spec_of(backend=asked)
+    trainer = Trainer(spec)
+    assert (trainer.runtime["backend"], trainer.runtime["backend_reason"]) == choose_backend(spec)
+    assert trainer.runtime["backend"] == chosen
+
+
+def test_the_fused_backend_is_refused_on_cuda() -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        resolve(spec_of(backend="fused", device="cuda"))
+    [fault] = caught.value.faults
+    assert (fault.pointer, fault.message) == ("/backend", "the fused backend runs on the CPU only")
+
+
+def test_the_fingerprint_of_compiled_loops_has_the_versions_that_their_bits_depend_on() -> None:
+    """numba and LLVM order the sums, and the matrix products are those of SciPy's BLAS."""
+    fused, plain = (Trainer(spec_of(backend=backend)).runtime["versions"] for backend in ("fused", "torch"))
+    assert isinstance(fused, dict) and isinstance(plain, dict)
+    assert fused.keys() - plain.keys() == {"numba", "llvmlite", "scipy"}
+
+
+@pytest.mark.parametrize(("before", "now"), [("torch", "fused"), ("fused", "torch"), ("auto", "torch")])
+def test_a_checkpoint_of_another_backend_is_refused(before: str, now: str, tmp_path: Path) -> None:
+    Trainer(spec_of(backend=before)).save(tmp_path)
+    with pytest.raises(CheckpointMismatch, match=f"backend was {before}, is {now}"):
+        Trainer.resume(spec_of(backend=now), tmp_path)
+
+
+def test_a_checkpoint_of_a_time_when_auto_chose_torch_goes_on_approximately(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr("ppo_engine.components.choose_backend", lambda _: ("torch", "nothing else there was"))
+        before.setattr("ppo_engine.trainer.choose_backend", lambda _: ("torch", "nothing else there was"))
+        trainer = Trainer(spec_of())
+        run(trainer, 2)
+        trainer.save(tmp_path)
+    resumed = Trainer.resume(spec_of(), tmp_path)
+    assert resumed.resumed is not None and resumed.resumed.kind == "approximate"
+    assert resumed.resumed.reason is not None and "backend was torch, is fused" in resumed.resumed.reason
+    assert run(resumed)[-1].finished
+
+
+def test_both_backends_report_the_same_iteration() -> None:
+    """The first one: from then on rounding leads the environments apart."""
+    for env_id in ("CartPole-v1", "Pendulum-v1"):
+        settings = {"normalize": {"observations": True, "rewards": True}, "ppo": {"ent_coef": 0.01, "n_epochs": 4}}
+        first, second = (
+            run(Trainer(spec_of(env_id, backend=backend, **settings)), 1) for backend in ("fused", "torch")
+        )
+        ours, theirs = first[0].metrics, second[0].metrics
+        assert ours is not None and theirs is not None and ours.keys() == theirs.keys()
+        for name in ours.keys() - {"time/fps"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-4), name

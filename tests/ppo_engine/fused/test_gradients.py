@@ -1,0 +1,92 @@
+"""Gradients worked out by hand, beside those that autograd finds for the same loss in float64."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from ppo_engine.loss import Minibatch, ppo_loss
+from ppo_engine.policy import Policy
+from ppo_engine.update import flat_batch
+from tests.ppo_engine.fused.cases import HEADS, as_fused, case_of, in_float64, learners, older_rollout
+
+BETA1 = 0.9
+NETWORKS: list[tuple[tuple[int, ...], str, bool]] = [
+    ((), "tanh", False),
+    ((), "tanh", True),
+    *itertools.product([(7,), (1,), (9, 2, 6), (3, 1, 8, 5)], ["tanh", "relu"], [False, True]),
+]
+
+
+def exact_gradient(policy: Policy, batch: Minibatch, **coefficients: Any) -> torch.Tensor:
+    """∂ loss / ∂ parameters [P] of one minibatch, in float64."""
+    exact = in_float64(policy)
+    actions = batch.actions.double() if batch.actions.is_floating_point() else batch.actions
+    rows = Minibatch(*(column.double() for column in batch))._replace(actions=actions)
+    for parameter in exact.parameters():
+        parameter.grad = None
+    log_probs, entropies, values = exact.evaluate_actions(rows.observations, rows.actions)
+    ppo_loss(log_probs, entropies, values, rows, **coefficients).loss.backward()
+    return gradients_of(exact)
+
+
+def gradients_of(policy: Policy) -> torch.Tensor:
+    """Those of all parameters, [P]."""
+    parameters = list(policy.parameters())
+    return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
+
+
+@pytest.mark.parametrize(("hidden_sizes", "activation", "share_features"), NETWORKS)
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("clip_range_vf", [None, 0.3])
+def test_the_gradient_is_that_of_autograd(
+    head: str, hidden_sizes: tuple[int, ...], activation: str, share_features: bool, clip_range_vf: float | None
+) -> None:
+    """The difference is rounding: less than 1e-5 of the gradient's norm, as a whole and for each tensor."""
+    case = case_of(
+        head,
+        hidden_sizes=hidden_sizes,
+        activation=activation,
+        share_features=share_features,
+        n_steps=40,
+        batch_size=120,
+        n_epochs=1,
+        ent_coef=0.3,
+        clip_range_vf=clip_range_vf,
+        normalize_advantage="off",
+        max_grad_norm=1e6,
+    )
+    rollout = older_rollout(case)
+    plain, fused = learners(case)
+    batch = flat_batch(rollout, rollout.rewards, plain.ppo)
+    expected = exact_gradient(
+        plain.policy, batch, clip_range=0.2, clip_range_vf=clip_range_vf, vf_coef=plain.ppo.vf_coef, ent_coef=0.3
+    )
+    metrics = fused.learn(as_fused(rollout), rollout.rewards, case.now)
+    gradient = fused.adam.m.double() / (1 - BETA1)
+    assert metrics["train/grad_norm"] == pytest.approx(expected.norm().item(), rel=1e-5)
+    assert 0.05 < metrics["train/clip_fraction"] < 0.95
+    views = plain.policy.named_views(gradient)
+    for name, exact in plain.policy.named_views(expected).items():
+        assert (views[name] - exact).norm() < 1e-5 * expected.norm(), name
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_entropy_alone_moves_what_it_depends_on(head: str) -> None:
+    """Without advantages and errors of the critic, the gradient is that of -½ H."""
+    case = case_of(head, n_epochs=1, batch_size=48, ent_coef=0.5, vf_coef=0.0, gamma=0.0, max_grad_norm=1e6)
+    rollout = older_rollout(case)
+    assert isinstance(rollout.values, torch.Tensor)
+    rewards = rollout.values.double().numpy().copy()
+    plain, fused = learners(case)
+    exact = in_float64(plain.policy)
+    observations = torch.as_tensor(rollout.observations).reshape(48, -1).double()
+    actions = torch.as_tensor(rollout.actions).reshape(48, -1)
+    _, entropies, _ = exact.evaluate_actions(observations, actions)
+    (-0.5 * entropies.mean()).backward()
+    expected = gradients_of(exact)
+    fused.learn(as_fused(rollout), rewards, case.now)
+    gradient = fused.adam.m.double() / (1 - BETA1)
+    assert expected.norm() > 1e-3
+    assert (gradient - expected).norm() < 1e-5 * expected.norm() + 1e-6

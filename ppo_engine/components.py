@@ -14,6 +14,7 @@ from ppo_engine.bundle import LayerManifest, NormalizerManifest, PolicyManifest
 from ppo_engine.checkpoint import serialized
 from ppo_engine.cuda.backend import DeviceBackend
 from ppo_engine.cuda.environment import DeviceEnvironment, is_device_native
+from ppo_engine.cuda.uploaded import UploadingLearner
 from ppo_engine.envs.catalogue import describe_environment, space_to_json
 from ppo_engine.envs.registry import make_environment
 from ppo_engine.envs.vector import VectorEnvironment, make_vector_environment
@@ -152,6 +153,9 @@ def backend_for(
         fused = FusedCollector(environment, policy, normalizer, n_steps=ppo.n_steps, generator=actions)
         return HostBackend(fused, FusedLearner(policy, ppo, minibatches), statistics)
     collector = Collector(environment, policy, normalizer, n_steps=ppo.n_steps, generator=actions)
+    # A graph is of one shape: only environments that spend no steps on resets fill every row.
+    if policy.device.type == "cuda" and environment.vectorization in ("sync", "process", "batched"):
+        return HostBackend(collector, UploadingLearner(policy, ppo, environment.n_envs, minibatches), statistics)
     return HostBackend(collector, Learner(policy, ppo, minibatches), statistics)
 
 

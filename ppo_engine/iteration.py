@@ -37,8 +37,10 @@ class CollectsExperience(Protocol[R_co]):
 class LearnsFromExperience(Protocol[R_contra]):
     """What updates the policy, and draws the order of minibatches from `generator`."""
 
-    adam: Adam
     generator: np.random.Generator
+
+    @property
+    def adam(self) -> Adam: ...
 
     def learn(self, rollout: R_contra, rewards: NDArray[np.float64], now: Coefficients) -> dict[str, float]: ...
 

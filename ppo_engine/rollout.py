@@ -54,11 +54,14 @@ class Collector:
         self.last_observations: NDArray[np.float32] = np.empty((0, 0), dtype=np.float32)
         """[N, D], raw; the caller sets them from `reset` or `restore`."""
         T, N, D, device = n_steps, environment.n_envs, environment.observation_size, policy.device
-        distribution = policy.distribution
+        distribution, on_cuda = policy.distribution, device.type == "cuda"
         self._actions = torch.empty(T, N, distribution.columns, dtype=distribution.dtype, device=device)
         self._outputs = torch.empty(T, N, distribution.outputs, device=device)
         # One row more than the rollout has: its last observation, whose value the last step needs.
-        self._observations = torch.empty(T + 1, N, D, device=device)
+        # On the CPU both are the same memory. For CUDA the host's is pinned, so that a row is copied without a wait.
+        self._seen = torch.empty(T + 1, N, D, pin_memory=on_cuda)
+        self._observations = self._seen.to(device)
+        self._chosen = torch.empty(N, distribution.columns, dtype=distribution.dtype, pin_memory=on_cuda)
         self._values = torch.empty(T + 1, N, device=device)
         self._raw = np.empty((T + 1, N, D), dtype=np.float32)
         self._rewards = np.empty((T, N))
@@ -102,7 +105,7 @@ class Collector:
             chosen = self.policy.act(seen, noise_row)
             for column, numbers in zip(columns, chosen, strict=True):
                 column.copy_(numbers)
-            step = self.environment.step(self.policy.environment_rows(chosen[0]))
+            step = self.environment.step(self.policy.environment_rows(self._on_host(chosen[0])))
             self._store(t, step)
             if step.truncated.any():
                 environments = np.flatnonzero(step.truncated & ~step.terminated)
@@ -114,7 +117,17 @@ class Collector:
     def _see(self, t: int, observations: NDArray[np.float32]) -> None:
         self._raw[t] = observations
         seen = observations if self.normalizer is None else self.normalizer.normalize(observations)
-        self._observations[t] = torch.from_numpy(seen)
+        self._seen[t] = torch.from_numpy(seen)
+        if self._observations is not self._seen:
+            self._observations[t].copy_(self._seen[t], non_blocking=True)
+
+    def _on_host(self, actions: Tensor) -> Tensor:
+        """The actions, where the host can read them: the one wait of a step on CUDA."""
+        if actions.device.type != "cuda":
+            return actions
+        self._chosen.copy_(actions, non_blocking=True)
+        torch.cuda.current_stream(actions.device).synchronize()
+        return self._chosen
 
     def _store(self, t: int, step: Step) -> None:
         self.last_observations = step.observations

@@ -1,19 +1,16 @@
 """One iteration of training on the device, and the one copy that brings its results back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from pydantic import JsonValue
 from torch import Tensor
 
 from ppo_engine.cuda.collector import DeviceCollector
 from ppo_engine.cuda.environment import DeviceEnvironment
 from ppo_engine.cuda.generators import device_generator, generator_state, restore_generator
-from ppo_engine.cuda.graphs import Replayed
 from ppo_engine.cuda.learner import DeviceLearner
+from ppo_engine.cuda.report import Report
 from ppo_engine.cuda.rollout import allocate_rollout
 from ppo_engine.cuda.statistics import DeviceStatistics
 from ppo_engine.policy import Policy
@@ -36,7 +33,7 @@ class DeviceBackend:
         seed: int,
     ) -> None:
         device = environment.device
-        rollout = allocate_rollout(environment, policy, ppo.n_steps)
+        rollout = allocate_rollout(policy, ppo.n_steps, environment.n_envs)
         actions, minibatches = (
             device_generator(seed_sequence(seed, name), device) for name in ("actions", "minibatches")
         )
@@ -81,30 +78,3 @@ class DeviceBackend:
 
     def _parts(self) -> dict[str, Tensor]:
         return {**self.statistics.report(), **self.collector.report(), **self.learner.report()}
-
-
-class Report:
-    """Tensors of the device as one row of numbers, which a single copy brings to the host."""
-
-    def __init__(self, parts: Callable[[], Mapping[str, Tensor]], device: torch.device) -> None:
-        """`parts` gives the tensors, of the same shapes each time; float64 must hold their numbers."""
-        self._parts = parts
-        self._shapes = {name: tuple(part.shape) for name, part in parts().items()}
-        self._sizes = [part.numel() for part in parts().values()]
-        self._row = torch.zeros(sum(self._sizes), dtype=torch.float64, device=device)
-        # Pinned memory is what lets a copy run beside the host.
-        self._host = torch.zeros(self._row.shape, dtype=torch.float64, pin_memory=device.type == "cuda")
-        self.pack = Replayed(self._pack, device, changes=())
-
-    def read(self) -> dict[str, NDArray[np.float64]]:
-        """What was packed last; waits for it."""
-        self._host.copy_(self._row, non_blocking=True)
-        if self._row.device.type == "cuda":
-            torch.cuda.current_stream(self._row.device).synchronize()
-        numbers = self._host.numpy().copy()
-        parts = np.split(numbers, np.cumsum(self._sizes)[:-1])
-        return {name: part.reshape(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
-
-    @torch.no_grad()
-    def _pack(self) -> None:
-        torch.cat([part.double().flatten() for part in self._parts().values()], out=self._row)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ppo_engine.cuda.environment import DeviceEnvironment
 from ppo_engine.policy import Policy
 
 
@@ -33,9 +32,9 @@ class DeviceRollout:
     """V of the final observations, normalised."""
 
 
-def allocate_rollout(environment: DeviceEnvironment, policy: Policy, n_steps: int) -> DeviceRollout:
-    """The arrays of a rollout, zeroed, on the environment's device."""
-    T, N, D, device = n_steps, environment.n_envs, environment.observation_size, environment.device
+def allocate_rollout(policy: Policy, n_steps: int, n_envs: int) -> DeviceRollout:
+    """The arrays of a rollout, zeroed, on the policy's device."""
+    T, N, D, device = n_steps, n_envs, policy.observation_size, policy.device
     distribution = policy.distribution
     return DeviceRollout(
         raw_observations=torch.zeros(T, N, D, device=device),

@@ -6,6 +6,7 @@ import torch
 
 from ppo_engine.cuda.learner import DeviceLearner
 from ppo_engine.cuda.rollout import DeviceRollout, allocate_rollout
+from ppo_engine.cuda.uploaded import UploadingLearner
 from ppo_engine.errors import TrainingDiverged
 from ppo_engine.policy import Policy
 from ppo_engine.rollout import Rollout
@@ -18,8 +19,8 @@ T, N = 12, 5
 
 def rollout_of(env_id: str) -> tuple[DeviceRollout, np.ndarray]:
     """A rollout of random numbers, and rewards; actions and log-probs are those of the initial policy."""
-    environment, policy = parts_of(env_id, n_envs=N).environment, policy_of(env_id)
-    rollout, generator = allocate_rollout(environment, policy, T), np.random.default_rng(0)
+    policy = policy_of(env_id)
+    rollout, generator = allocate_rollout(policy, T, N), np.random.default_rng(0)
     rollout.observations.copy_(torch.from_numpy(generator.normal(size=rollout.observations.shape)))
     flat = rollout.observations.flatten(0, 1)
     noise = torch.from_numpy(policy.distribution.noise(generator, (T * N,)))
@@ -131,6 +132,22 @@ def test_after_a_stop_nothing_moves_whatever_the_gradients_are() -> None:
     assert learner.adam.steps == 1
     assert float(torch.linalg.vector_norm(learner.adam.m)) <= 0.1 * 0.5 + 1e-6
     assert metrics[0]["train/grad_norm"] > 0
+
+
+def test_a_rollout_of_the_host_is_uploaded_and_learned_from_alike() -> None:
+    """Two updates; both learners draw the order of rows from one stream, which no stop cuts short."""
+    rollout, rewards = rollout_of("Pendulum-v1")
+    ppo = PPOSpec(n_steps=T, batch_size=25, n_epochs=3)
+    expected = Learner(policy_of("Pendulum-v1"), ppo, np.random.default_rng(7))
+    learner = UploadingLearner(policy_of("Pendulum-v1"), ppo, N, np.random.default_rng(7))
+    for scale in (1.0, 2.0):
+        metrics = learner.learn(plain(rollout, scale * rewards), scale * rewards, NOW)
+        assert metrics == pytest.approx(
+            expected.learn(plain(rollout, scale * rewards), scale * rewards, NOW), abs=2e-6, rel=1e-5
+        )
+    assert learner.adam.steps == expected.adam.steps == 18
+    np.testing.assert_allclose(numbers(learner.adam.parameters), numbers(expected.policy.flat), atol=1e-6)
+    assert learner.generator.bit_generator.state == expected.generator.bit_generator.state
 
 
 def test_epochs_are_drawn_as_permutations_and_none_is_like_another() -> None:

@@ -60,7 +60,7 @@ def sample(head: Head, outputs: Floats, log_std: Floats, noise: Floats, actions:
             first = 0
             for column in range(len(head.sizes)):
                 end = first + head.sizes[column]
-                actions[row, column] = _choice(outputs[row, first:end], noise[row, column])
+                actions[row, column] = _choice(outputs, row, first, end, noise[row, column])
                 first = end
         elif head.kind == BERNOULLI:
             for column in range(actions.shape[1]):
@@ -73,17 +73,26 @@ def sample(head: Head, outputs: Floats, log_std: Floats, noise: Floats, actions:
 
 
 @compiled_fast
-def _choice(logits: Floats, uniform: np.float32) -> int:
-    """The first choice whose cumulative probability exceeds `uniform`."""
-    largest, total = logits.max(), _ZERO
-    for choice in range(len(logits)):
-        total += exp(logits[choice] - largest)
+def _choice(outputs: Floats, row: int, first: int, end: int, uniform: np.float32) -> int:
+    """The first choice whose cumulative probability exceeds `uniform`, by the logits from column `first` to `end`."""
+    largest, total = _largest(outputs, row, first, end), _ZERO
+    for j in range(first, end):
+        total += exp(outputs[row, j] - largest)
     threshold, cumulative = uniform * total, _ZERO
-    for choice in range(len(logits) - 1):
-        cumulative += exp(logits[choice] - largest)
+    for j in range(first, end - 1):
+        cumulative += exp(outputs[row, j] - largest)
         if threshold < cumulative:
-            return choice
-    return len(logits) - 1
+            return j - first
+    return end - 1 - first
+
+
+@compiled_fast
+def _largest(outputs: Floats, row: int, first: int, end: int) -> np.float32:
+    """The largest number of a row from column `first` to `end`."""
+    largest: np.float32 = outputs[row, first]
+    for j in range(first + 1, end):
+        largest = outputs[row, j] if outputs[row, j] > largest else largest
+    return largest
 
 
 @compiled_fast
@@ -131,7 +140,7 @@ def _categorical(
         log_prob, entropy, first = _ZERO, _ZERO, 0
         for column in range(len(head.sizes)):
             end = first + head.sizes[column]
-            largest, total = outputs[row, first:end].max(), _ZERO
+            largest, total = _largest(outputs, row, first, end), _ZERO
             for j in range(first, end):
                 probabilities[row, j] = exp(outputs[row, j] - largest)
                 total += probabilities[row, j]

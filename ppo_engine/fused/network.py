@@ -86,9 +86,12 @@ def transpose(network: Network) -> None:
 @compiled_fast
 def _transpose_layer(network: Network, layer: Table) -> None:
     offset, inputs, units = layer[0], layer[2], layer[3]
+    size = inputs * units
+    weights = network.parameters[offset : offset + size].reshape(units, inputs)
+    transposed = network.transposed[offset : offset + size].reshape(inputs, units)
     for feature in range(inputs):
         for unit in range(units):
-            network.transposed[offset + feature * units + unit] = network.parameters[offset + unit * inputs + feature]
+            transposed[feature, unit] = weights[unit, feature]
 
 
 @compiled_fast
@@ -98,37 +101,52 @@ def forward(network: Network, observations: Floats, activations: Activations) ->
     rows, offset = len(observations), 0
     for trunk in range(trunks):
         features = observations
-        for layer in range(depth):
-            size = rows * network.hidden[trunk, layer, 3]
-            result = activations.hidden[offset : offset + size].reshape(rows, network.hidden[trunk, layer, 3])
-            linear(network, network.hidden[trunk, layer], features, result)
-            activate(result, network.relu)
+        for number in range(depth):
+            layer = network.hidden[trunk, number]
+            size = rows * layer[3]
+            result = activations.hidden[offset : offset + size].reshape(rows, layer[3])
+            multiply(network, layer, features, result)
+            add_and_activate(biases_of(network, layer), network.relu, result)
             features = result
             offset += size
         if trunk == 0:
-            linear(network, network.heads[0], features, activations.outputs)
+            multiply(network, network.heads[0], features, activations.outputs)
+            add(biases_of(network, network.heads[0]), activations.outputs)
         if trunk == trunks - 1:
-            linear(network, network.heads[1], features, activations.values)
+            multiply(network, network.heads[1], features, activations.values)
+            add(biases_of(network, network.heads[1]), activations.values)
 
 
 @compiled_fast
-def linear(network: Network, layer: Table, features: Floats, result: Floats) -> None:
-    """features [B, inputs] · weightsᵀ + biases, into `result` [B, units]."""
+def multiply(network: Network, layer: Table, features: Floats, result: Floats) -> None:
+    """features [B, inputs] · weightsᵀ, into `result` [B, units]."""
     offset, inputs, units = layer[0], layer[2], layer[3]
     np.dot(features, network.transposed[offset : offset + inputs * units].reshape(inputs, units), result)
-    biases = network.parameters[layer[1] : layer[1] + units]
+
+
+@compiled_fast
+def biases_of(network: Network, layer: Table) -> Floats:
+    """[units]"""
+    return network.parameters[layer[1] : layer[1] + layer[3]]
+
+
+@compiled_fast
+def add(biases: Floats, result: Floats) -> None:
+    """Adds [units] to each row of [B, units]."""
     for row in range(result.shape[0]):
-        for unit in range(units):
+        for unit in range(result.shape[1]):
             result[row, unit] += biases[unit]
 
 
 @compiled_fast
-def activate(features: Floats, relu: bool) -> None:
-    """tanh or relu in place; what is not a number stays so."""
-    flat = features.reshape(features.size)
+def add_and_activate(biases: Floats, relu: bool, result: Floats) -> None:
+    """Adds [units] to each row of [B, units], and takes tanh or relu; what is not a number stays so."""
     if relu:
-        for i in range(flat.size):
-            flat[i] = _ZERO if flat[i] < _ZERO else flat[i]
+        for row in range(result.shape[0]):
+            for unit in range(result.shape[1]):
+                x = result[row, unit] + biases[unit]
+                result[row, unit] = _ZERO if x < _ZERO else x
     else:
-        for i in range(flat.size):
-            flat[i] = tanh(flat[i])
+        for row in range(result.shape[0]):
+            for unit in range(result.shape[1]):
+                result[row, unit] = tanh(result[row, unit] + biases[unit])

@@ -271,10 +271,17 @@ def bootstrap(alone: Actor, buffers: Buffers, t: int, final_observations: Floats
     """The values of the observations at which step t cut episodes off; `alone` acts for one environment."""
     for env in range(len(final_observations)):
         if buffers.truncated[t, env] and not buffers.terminated[t, env]:
-            seen = np.empty_like(final_observations[:1])
-            see(alone.normalization, final_observations[env : env + 1], seen)
-            forward(alone.network, seen, alone.activations)
-            buffers.next_values[t, env] = alone.activations.values[0, 0]
+            buffers.next_values[t, env] = value_of(alone, final_observations[env : env + 1])
+
+
+@compiled_fast
+def value_of(alone: Actor, raw: Floats) -> np.float32:
+    """The value of one raw observation [1, D]."""
+    seen = np.empty_like(raw)
+    see(alone.normalization, raw, seen)
+    forward(alone.network, seen, alone.activations)
+    value: np.float32 = alone.activations.values[0, 0]
+    return value
 
 
 @compiled_fast

@@ -1,6 +1,7 @@
 """Gradients worked out by hand, beside those that autograd finds for the same loss in float64."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,3 +91,33 @@ def test_the_entropy_alone_moves_what_it_depends_on(head: str) -> None:
     gradient = fused.adam.m.double() / (1 - BETA1)
     assert expected.norm() > 1e-3
     assert (gradient - expected).norm() < 1e-5 * expected.norm() + 1e-6
+
+
+@pytest.mark.parametrize(("start", "push", "bound"), [(3.999, -1.0, 4.0), (-19.999, 1.0, -20.0)])
+def test_the_log_std_stops_at_its_bounds(start: float, push: float, bound: float) -> None:
+    """A first moment of some size carries it beyond."""
+    case = case_of("gaussian", learning_rate=0.1, batch_size=48, n_epochs=1)
+    rollout = replace(older_rollout(case), actions=torch.zeros(16, 3, 2))
+    for learner, given in zip(learners(case), (rollout, as_fused(rollout)), strict=True):
+        policy = learner.policy
+        policy.flat.zero_()
+        policy.named_views(policy.flat)["log_std"].fill_(start)
+        policy.named_views(learner.adam.m)["log_std"].fill_(push)
+        learner.learn(given, rollout.rewards, case.now)
+        assert policy.named_views(policy.flat)["log_std"].tolist() == [bound] * 2
+
+
+def test_a_ratio_too_large_to_compute_moves_nothing() -> None:
+    """Beyond exp(20) the log-ratio is held fast: the row counts in the loss, and has no gradient."""
+    case = case_of("categorical", n_epochs=1, batch_size=48, normalize_advantage="off", max_grad_norm=1e6)
+    rollout = older_rollout(case)
+    assert isinstance(rollout.log_probs, torch.Tensor)
+    log_probs = rollout.log_probs.clone()
+    log_probs[3:9] -= 50.0
+    given = replace(rollout, log_probs=log_probs)
+    plain, fused = learners(case)
+    expected = plain.learn(given, rollout.rewards, case.now)
+    metrics = fused.learn(as_fused(given), rollout.rewards, case.now)
+    assert metrics["train/approx_kl"] > 1e6
+    assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert (fused.adam.m - plain.adam.m).norm() < 1e-5 * plain.adam.m.norm()

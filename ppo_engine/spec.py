@@ -62,11 +62,12 @@ class EnvSpec(SpecModel):
     """Arguments of the environment, checked against the schema that the catalogue shows."""
     n_envs: int = Field(default=8, ge=1, le=4096)
     """How many copies are stepped side by side (N)."""
-    vectorization: Literal["auto", "sync", "process", "batched", "device", "native"] = "auto"
+    vectorization: Literal["auto", "sync", "process", "batched", "device", "native", "envpool"] = "auto"
     """`sync`: in the training process; `process`: in worker processes; `batched`: our compiled form of a
     classic-control environment; all three give the same bits. `device`: our form of the same environments as tensors
-    on the training's device, in float32. `native`: the environment's own vector form, where it has one. `auto` picks
-    the fastest of the first three, or `device` where the device is CUDA and the environment has that form."""
+    on the training's device, in float32. `native`: the environment's own vector form, where it has one. `envpool`:
+    EnvPool's environment of that id, where EnvPool is installed. `auto` picks the fastest of the first three, or
+    `device` where the device is CUDA and the environment has that form."""
     max_episode_steps: int | None = Field(default=None, ge=1, le=10_000_000)
     """Truncate episodes after so many steps; by default what the environment is registered with."""
     step_timeout_seconds: float = Field(default=60.0, gt=0, le=86_400)

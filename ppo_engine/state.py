@@ -152,8 +152,9 @@ def _prefixed(prefix: str, arrays: Arrays) -> Arrays:
 def _what_trains(spec: TrainingSpec) -> dict[str, Any]:
     dump = spec.model_dump(mode="json")
     del dump["ppo"]["total_timesteps"], dump["env"]["step_timeout_seconds"]
-    native = spec.env.vectorization == "native"
-    dump["env"]["vectorization"] = "native" if native else "device" if lives_on_device(spec) else "own"
+    chosen = spec.env.vectorization
+    is_foreign = chosen in ("native", "envpool")
+    dump["env"]["vectorization"] = chosen if is_foreign else "device" if lives_on_device(spec) else "own"
     return dump
 
 

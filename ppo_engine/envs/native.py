@@ -28,14 +28,13 @@ from ppo_engine.spec import EnvSpec, InvalidSpec, SpecFault
 
 log = logging.getLogger(__name__)
 
-NOT_RESTORED = "a native vector environment cannot be brought back to where it was: new episodes were begun"
-
 
 class NativeVectorEnvironment:
     """N environments in the vector form that their author gave them."""
 
     vectorization: Vectorization = "native"
     vectorization_reason = "stepped by the environment's own vector form"
+    not_restored = "a native vector environment cannot be brought back to where it was: new episodes were begun"
 
     def __init__(self, env: EnvSpec, seeds: Sequence[int]) -> None:
         """Makes the environment.
@@ -52,7 +51,7 @@ class NativeVectorEnvironment:
         self._episodes = np.zeros(self.n_envs, np.int64)
         self._lengths = np.zeros(self.n_envs, np.int64)
         self._watch = Watchdog(env.step_timeout_seconds, self._place)
-        self._env = self._call(lambda: _make(env))
+        self._env = self._call(self._made)
         mode = self._env.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
             raise EnvironmentFailed("its vector form does not state its autoreset_mode", self._place(0))
@@ -90,7 +89,7 @@ class NativeVectorEnvironment:
         return {"env/steps": self._steps}
 
     def restore(self, state: EnvironmentState) -> NDArray[np.float32]:
-        self.resume = Resumability("approximate", NOT_RESTORED)
+        self.resume = Resumability("approximate", self.not_restored)
         self._steps = cast(int, state["env/steps"])
         # Another seed than at the start, whose episodes have been trained on already.
         return self._reset(int(np.random.SeedSequence([self._seed, self._steps]).generate_state(1)[0]))
@@ -104,13 +103,21 @@ class NativeVectorEnvironment:
         self._watch.close()
 
     def _reset(self, seed: int) -> NDArray[np.float32]:
-        observations, _ = self._call(lambda: self._env.reset(seed=seed))
+        observations = self._call(lambda: self._begun(seed))
         self._lengths[:] = 0
         self._was_done[:] = False
         self._encode(observations, self._step.observations)
         self._step.final_observations[...] = self._step.observations
         self._require_finite()
         return self._step.observations
+
+    def _made(self) -> VectorEnv[Any, Any, Any]:
+        return _make(self._spec)
+
+    def _begun(self, seed: int) -> Any:
+        """The first observations, of environments that draw from that seed."""
+        observations, _ = self._env.reset(seed=seed)
+        return observations
 
     def _finish_episodes(self, done: NDArray[np.bool_], extras: dict[str, Any]) -> None:
         """Writes the final observations, and after them the first ones of the next episodes."""

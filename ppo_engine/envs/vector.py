@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ppo_engine.envs.spaces import ActionSpace, ObservationEncoder
-from ppo_engine.spec import EnvSpec, InvalidSpec, SpecFault
+from ppo_engine.spec import EnvSpec
 
 EnvironmentState: TypeAlias = Mapping[str, NDArray[Any] | JsonValue]
 """Flat names, `env/3/actions` and so on; arrays go to safetensors, the rest to JSON."""
@@ -47,7 +47,7 @@ class Resumability:
 EXACT = Resumability("exact")
 
 
-Vectorization: TypeAlias = Literal["sync", "process", "batched", "device", "native"]
+Vectorization: TypeAlias = Literal["sync", "process", "batched", "device", "native", "envpool"]
 
 
 class VectorEnvironment(Protocol):
@@ -119,33 +119,35 @@ def make_vector_environment(
     Args:
         seeds: one stream per environment; environment i draws from `seeds[i]` alone, so that its episodes depend
             neither on how many environments there are nor on which process steps them.
-        cores: those that `auto` may count on; None: all that this process may run on.
+        cores: those that `auto` and `envpool` may count on; None: all that this process may run on.
     Raises: UnknownEnvironment, UnsupportedSpace, InvalidSpec, EnvironmentFault.
     """
     # Imported here, since these modules implement the contract that this one states.
     from ppo_engine.envs.batched import BatchedVectorEnvironment, is_batched
     from ppo_engine.envs.choice import choose, usable_cores
     from ppo_engine.envs.native import NativeVectorEnvironment
+    from ppo_engine.envs.pool import PoolVectorEnvironment
     from ppo_engine.envs.process import ProcessVectorEnvironment
     from ppo_engine.envs.sync import SyncVectorEnvironment
 
     if len(seeds) != env.n_envs:
         raise ValueError(f"{env.n_envs} environments need as many seeds, not {len(seeds)}")
     integers = [seed_of(sequence) for sequence in seeds]
+    cores = cores or usable_cores()
     match env.vectorization:
-        case "batched" if not is_batched(env):
-            raise InvalidSpec([SpecFault("/env/vectorization", f"{env.id} has no batched form with these arguments")])
         case "batched":
             return BatchedVectorEnvironment(env, integers)
         case "process":
             return ProcessVectorEnvironment(env, integers)
         case "native":
             return NativeVectorEnvironment(env, integers)
+        case "envpool":
+            return PoolVectorEnvironment(env, integers, threads=cores)
         case "sync":
             return SyncVectorEnvironment(env, integers)
     if is_batched(env):
         return BatchedVectorEnvironment(env, integers)
-    choice = choose(env, cores=cores or usable_cores())
+    choice = choose(env, cores=cores)
     chosen: VectorEnvironment = (
         ProcessVectorEnvironment(env, integers, workers=choice.workers)
         if choice.workers

@@ -29,7 +29,9 @@ def train_ours(task: Task, seed: int, *, backend: str = "auto", seconds: float =
     began = time.perf_counter()
     from ppo_engine.trainer import Trainer
 
-    trainer = Trainer(training_spec(task, seed, backend=backend, total_timesteps=ENDLESS), threads=1)
+    trainer = Trainer(
+        training_spec(task, seed, backend=backend, total_timesteps=ENDLESS), threads=1, environment_cores=1
+    )
     started, first, reached, now = 0.0, 0, float("nan"), began
     for progress in trainer.iterations():
         now = time.perf_counter()

@@ -57,7 +57,9 @@ def profile(task: Task, backend: str, seconds: float = SECONDS) -> Record:
     """The median seconds of each phase over some seconds of training."""
     from ppo_engine.trainer import Trainer
 
-    trainer = Trainer(training_spec(task, seed=0, backend=backend, total_timesteps=ENDLESS), threads=1)
+    trainer = Trainer(
+        training_spec(task, seed=0, backend=backend, total_timesteps=ENDLESS), threads=1, environment_cores=1
+    )
     watch = Stopwatch()
     parts = trainer._components  # A profile looks inside.
     fused = trainer.runtime["backend"] == "fused"

@@ -24,7 +24,9 @@ def job(task: Task, seed: int, backend: str) -> Record:
     """Trains in this process, from the line that it reads after its first iteration for SECONDS."""
     from ppo_engine.trainer import Trainer
 
-    trainer = Trainer(training_spec(task, seed, backend=backend, total_timesteps=ENDLESS), threads=1)
+    trainer = Trainer(
+        training_spec(task, seed, backend=backend, total_timesteps=ENDLESS), threads=1, environment_cores=1
+    )
     iterations = trainer.iterations()
     next(iterations)
     print("ready", flush=True)

@@ -16,6 +16,10 @@ its row by a counter on the device. One graph of the whole iteration would save 
 microseconds each, and cost a capture that grows with the iteration: 10 epochs of 1024 minibatches are a million
 kernels. On any other device the same functions are called instead of replayed; that is how they are tested.
 
+Nothing is handed to `torch.compile`, though steps and losses trace as whole graphs (a test says so). It would fuse the
+elementwise kernels inside a replay, but it costs each job tens of seconds before its first metrics, and needs a C
+compiler on the host. Whether long jobs gain from it is to be measured on a GPU, which nobody has done.
+
 Randomness: three torch generators on the device, `actions`, `minibatches` and `env`, each seeded from the NumPy stream
 of its name. An iteration draws noise [T, N, columns], then uniforms for resets [T, N, draws], then keys [E, T·N] whose
 order is the order of rows. No graph draws anything.

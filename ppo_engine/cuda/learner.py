@@ -131,13 +131,18 @@ class DeviceLearner:
 
     def _learn_minibatch(self, size: int) -> None:
         """One step of the optimiser, by the `size` rows that the order has next."""
-        policy, ppo = self._policy, self._ppo
         rows = self.order.view(-1).index_select(0, self._next_row + self._offsets[:size])
         batch = Minibatch(*(column.index_select(0, rows) for column in self._batch))
-        if ppo.normalize_advantage == "minibatch":
+        if self._ppo.normalize_advantage == "minibatch":
             batch = batch._replace(advantages=normalized_advantages(batch.advantages))
+        terms = self._loss(batch)
+        gradients = torch.autograd.grad(terms.loss, self._parameters, materialize_grads=True)
+        self._step(terms._replace(loss=terms.loss.detach()), gradients, size)
+
+    def _loss(self, batch: Minibatch) -> LossTerms:
+        policy, ppo = self._policy, self._ppo
         log_probs, entropies, values = policy.evaluate_actions(batch.observations, batch.actions)
-        terms = ppo_loss(
+        return ppo_loss(
             log_probs,
             entropies,
             values,
@@ -147,8 +152,6 @@ class DeviceLearner:
             vf_coef=ppo.vf_coef,
             ent_coef=ppo.ent_coef,
         )
-        gradients = torch.autograd.grad(terms.loss, self._parameters, materialize_grads=True)
-        self._step(terms._replace(loss=terms.loss.detach()), gradients, size)
 
     @torch.no_grad()
     def _step(self, terms: LossTerms, gradients: tuple[Tensor, ...], size: int) -> None:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from ppo_engine.cuda.graphs import Replayed
-from tests.ppo_engine.cuda.parts import NOW, numbers, parts_of
+from ppo_engine.update import Coefficients
+from tests.ppo_engine.cuda.parts import NOW, Parts, numbers, parts_of
 
 CUDA = torch.device("cuda")
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -17,12 +18,39 @@ def on_gpu(function):
     return function
 
 
+def two_as_on_cuda(env_id: str, **ppo) -> tuple[Parts, Parts]:
+    """Equal parts with the activation that a CUDA device has; the CPU's is NumPy's."""
+    first, second = (parts_of(env_id, **ppo) for _ in range(2))
+    first.policy._activation = second.policy._activation = torch.tanh
+    return first, second
+
+
 def test_a_function_is_called_where_there_are_no_graphs() -> None:
     count = torch.zeros(1)
     replayed = Replayed(lambda: count.add_(1), torch.device("cpu"), changes=[count])
     replayed()
     replayed()
     assert count.item() == 2
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_a_step_is_one_graph_for_a_compiler(env_id: str) -> None:
+    """`fullgraph` raises at the first branch on data, and at whatever else would split it."""
+    traced, called = two_as_on_cuda(env_id)
+    step = traced.backend.collector._step
+    step._function = torch.compile(step._function, backend="eager", fullgraph=True)
+    for parts in (traced, called):
+        parts.backend.iterate(NOW)
+    assert (numbers(traced.policy.flat) == numbers(called.policy.flat)).all()
+
+
+def test_a_loss_is_one_graph_for_a_compiler() -> None:
+    traced, called = two_as_on_cuda("CartPole-v1", clip_range_vf=0.2, ent_coef=0.01)
+    learner = traced.backend.learner
+    learner._loss = torch.compile(learner._loss, backend="eager", fullgraph=True)
+    for parts in (traced, called):
+        parts.backend.iterate(Coefficients(1e-3, 0.2, 0.2))
+    assert (numbers(traced.policy.flat) == numbers(called.policy.flat)).all()
 
 
 @on_gpu

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from ppo_engine.cuda.environment import DeviceEnvironment, is_device_native
+from ppo_engine.envs.batched import is_batched
+from ppo_engine.envs.registry import registered_environments
 from ppo_engine.envs.vector import EXACT
 from ppo_engine.spec import EnvSpec, InvalidSpec
 
@@ -169,6 +171,13 @@ def test_what_was_handed_out_is_not_overwritten() -> None:
 def test_the_same_seed_gives_the_same_episodes_and_another_seed_others() -> None:
     starts = [environment_of("CartPole-v1", seed=seed).physics.tolist() for seed in (5, 5, 6)]
     assert starts[0] == starts[1] != starts[2]
+
+
+def test_the_environments_with_a_device_form_are_those_with_a_batched_one() -> None:
+    """So that the catalogue, which knows of the batched form, speaks for both."""
+    for env_id in registered_environments():
+        env = EnvSpec(id=env_id)
+        assert is_device_native(env) == is_batched(env), env_id
 
 
 def test_other_environments_have_no_such_form() -> None:

@@ -47,7 +47,7 @@ def test_the_fused_backend_is_refused_for_them() -> None:
 
 
 def test_an_environment_without_that_form_is_refused() -> None:
-    with pytest.raises(InvalidSpec, match="/env/vectorization: LunarLander-v3 has no form that lives on the device"):
+    with pytest.raises(InvalidSpec, match="/env/vectorization: LunarLander-v3 has no device form"):
         Trainer(spec_of("LunarLander-v3", env={"vectorization": "device"}))
 
 

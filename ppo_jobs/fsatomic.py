@@ -147,7 +147,7 @@ class Channel(filesystem.Channel):
 
 class Transport(filesystem.Transport):
     Channel = Channel
-    polling_interval = 0.1
+    polling_interval = 0.05
     """Seconds; the delay of an idle worker's answer."""
     driver_type = SCHEME
     driver_name = SCHEME

@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     """Jobs that one worker trains at the same time on the CPU."""
     warm_children: bool = True
     """Whether each slot keeps a process with the engine imported, from which its children are forked; Linux only. It
-    takes some 200 MB a slot and spares each job more than a second."""
+    takes some 300 MB a slot and spares each job the two seconds of importing it."""
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

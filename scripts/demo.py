@@ -24,13 +24,17 @@ from ppo_jobs.states import JobStatus
 from ppo_server.services import PARENT_VARIABLE
 
 PPO = str(Path(sys.executable).with_name("ppo"))
-START_SECONDS = 60
+START_SECONDS = 150
 STOP_SECONDS = 30
 EPISODES = 100
 
 
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PPO_")}
-"""Without the settings of another deployment."""
+COMPILED = "~/.cache/ppo-service/compiled"
+ENVIRONMENT = {
+    "NUMBA_CACHE_DIR": str(Path(COMPILED).expanduser()),
+    **{name: value for name, value in os.environ.items() if not name.startswith("PPO_")},
+}
+"""Without the settings of another deployment; what is compiled outlives the temporary directory."""
 
 
 class DemoFailed(Exception):

@@ -1,8 +1,9 @@
 """`python -m worker.forkserver`: has imported the engine and loaded its compiled code, and forks a slot's children.
 
-A child that starts anew imports for more than a second; one that is forked trains after some milliseconds. The server
-itself trains nothing and runs no environment, so that no job leaves anything behind for the next one. It forks only
-while it has a single thread: what other threads hold at that moment would be held in the child for ever.
+A child that starts anew imports for two seconds; one that is forked trains after some milliseconds. The server itself
+runs no job, so that none leaves anything behind for the next one, but loading the compiled code registers the plugins'
+environments. It forks only while it has a single thread: what other threads hold at that moment would be held in the
+child for ever.
 """
 
 import gc
@@ -13,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from contextlib import suppress
 from typing import NoReturn
@@ -23,17 +25,19 @@ from pydantic import BaseModel
 from worker import child
 from worker.compile import is_compiled, load_compiled
 from worker.lifeline import die_with_parent
-from worker.protocol import Ended, Forked, Order
+from worker.protocol import BUSY, READY, Ended, Forked, Order
 
 logger = logging.getLogger(__name__)
 
-READY = b"ready"
 IMPORTED_LATE = (
     "gymnasium.envs.classic_control", "ppo_engine.envs.native", "ppo_engine.envs.process", "ppo_engine.envs.sync",
 )  # fmt: skip
 """What a trainer imports only when it needs it, as nearly every one does."""
 
 MESSAGE_BYTES = 1 << 16
+THREADS_SECONDS = 2.0
+"""For threads that loading the compiled code has started to end."""
+
 LOOK_SECONDS = 1.0
 """How often it looks whether the code that it could not load at its start has been compiled meanwhile."""
 
@@ -51,7 +55,10 @@ def main() -> NoReturn:
     slot.send(READY)
     while True:
         if not is_loaded and not select.select([slot], [], [], LOOK_SECONDS)[0]:
-            is_loaded = load()
+            if is_compiled():
+                slot.send(BUSY)
+                is_loaded = load()
+                slot.send(READY)
             continue
         data, descriptors, _, _ = socket.recv_fds(slot, MESSAGE_BYTES, 2)
         if not data:
@@ -75,8 +82,11 @@ def require_one_thread() -> None:
     Raises:
         SystemExit: something does, perhaps a library that was imported.
     """
-    if (threads := len(os.listdir("/proc/self/task"))) > 1:
-        sys.exit(f"the fork server has {threads} threads, and cannot fork")
+    deadline = time.monotonic() + THREADS_SECONDS
+    while (threads := len(os.listdir("/proc/self/task"))) > 1:
+        if time.monotonic() >= deadline:
+            sys.exit(f"the fork server has {threads} threads, and cannot fork")
+        time.sleep(0.01)
 
 
 def serve(slot: socket.socket, order: Order, descriptors: list[int]) -> None:

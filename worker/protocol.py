@@ -36,6 +36,11 @@ class Assignment(Message):
     threads: int = 1
 
 
+READY = b"ready"
+BUSY = b"busy"
+"""Notices of a fork server; it is busy until it says that it is ready, and an order waits for that."""
+
+
 class Order(Message):
     """What a slot sends its fork server, with two descriptors: the read end of the child's stdin, and its log."""
 

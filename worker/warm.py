@@ -17,7 +17,7 @@ from typing import IO
 from pydantic import ValidationError
 
 from worker.process import Child
-from worker.protocol import Ended, Forked, Order
+from worker.protocol import BUSY, READY, Ended, Forked, Order
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,6 @@ class Server:
                 cwd=directory,
                 start_new_session=True,
             )
-        self._started_at = time.monotonic()
         self._is_ready = False
 
     @property
@@ -121,20 +120,17 @@ class Server:
         return self._process.poll() is None
 
     def fork(self, log: Path, directory: Path) -> "ForkedProcess":
-        """A child, as soon as the server is ready.
+        """A child; where the server is still at its start, or loads what was compiled meanwhile, it is waited for.
 
         Raises:
             OSError, EOFError, ValidationError: it does not answer, is gone, or talks nonsense.
         """
-        if not self._is_ready:
-            self.receive(self._started_at + READY_SECONDS - time.monotonic())
-            self._is_ready = True
         readable, writable = os.pipe()
         try:
             with log.open("ab") as output:
                 order = Order(directory=str(directory)).model_dump_json().encode()
                 socket.send_fds(self._socket, [order], [readable, output.fileno()])
-            data, descriptors = self.receive(ANSWER_SECONDS)
+            data, descriptors = self._answer()
             if not descriptors:
                 raise EOFError("the child ended at once")
             return ForkedProcess(self, Forked.model_validate_json(data).pid, descriptors[0], os.fdopen(writable, "wb"))
@@ -144,9 +140,17 @@ class Server:
         finally:
             os.close(readable)
 
+    def _answer(self) -> tuple[bytes, list[int]]:
+        """The next message that is no notice."""
+        while True:
+            data, descriptors = self.receive(ANSWER_SECONDS if self._is_ready else READY_SECONDS)
+            if data not in (READY, BUSY):
+                return data, descriptors
+            self._is_ready = data == READY
+
     def receive(self, seconds: float) -> tuple[bytes, list[int]]:
         """The next message, and the descriptors that came with it. Raises TimeoutError, EOFError."""
-        self._socket.settimeout(max(seconds, 0.001))
+        self._socket.settimeout(seconds)
         data, descriptors, _, _ = socket.recv_fds(self._socket, MESSAGE_BYTES, 1)
         if not data:
             raise EOFError("the fork server is gone")

@@ -16,8 +16,7 @@ from ppo_jobs.repository import jobs, logs
 from ppo_jobs.states import AttemptOutcome, JobStatus, ReasonCode
 from tests.environments import PLUGIN_PATH
 from tests.worker.workplace import Workplace, assert_ledger_is_whole, children_of, eventually, is_fork_server, spec_of
-from worker import warm
-from worker.forkserver import require_one_thread
+from worker import forkserver, warm
 from worker.process import child_variables
 from worker.supervisor import supervise
 from worker.warm import ForkServer, NotForked, can_fork
@@ -138,14 +137,19 @@ def test_a_child_that_dies_before_it_takes_its_assignment_costs_no_attempt(serve
     assert children_of() == []
 
 
-def test_a_server_that_keeps_failing_is_started_ever_more_rarely(tmp_path: Path) -> None:
+def test_a_server_that_keeps_failing_is_started_ever_more_rarely(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     server = ForkServer({"PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere"}, directory=tmp_path)
+    for seconds in (0, 1, 3):
+
+        def is_told(seconds: int = seconds) -> bool:
+            server.tend()
+            return f"replaced in {seconds} s" in caplog.text
+
+        eventually(is_told)
     server.tend()
-    for _ in range(2):
-        (process,) = fork_servers()
-        eventually(lambda process=process: process.status() == psutil.STATUS_ZOMBIE)
-        server.tend()
-    assert fork_servers() == []  # The second failure is followed by a pause of a second.
+    assert fork_servers() == []
     server.close()
 
 
@@ -224,13 +228,14 @@ def test_a_server_dies_with_its_slot(tmp_path: Path) -> None:
     server.wait(10)
 
 
-def test_a_process_with_a_second_thread_does_not_fork() -> None:
+def test_a_process_with_a_second_thread_does_not_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forkserver, "THREADS_SECONDS", 0.1)
     ended = threading.Event()
     thread = threading.Thread(target=ended.wait)
     thread.start()
     try:
         with pytest.raises(SystemExit, match="threads"):
-            require_one_thread()
+            forkserver.require_one_thread()
     finally:
         ended.set()
         thread.join()

@@ -142,8 +142,11 @@ def is_child(process: psutil.Process) -> bool:
 
 
 def is_fork_server(process: psutil.Process) -> bool:
-    """Or a child of one."""
-    return "worker.forkserver" in process.cmdline()
+    """Or a child of one; a zombie is neither."""
+    try:
+        return "worker.forkserver" in process.cmdline()
+    except psutil.Error:
+        return False
 
 
 def assert_ledger_is_whole(place: Workplace, job_id: str, iterations: int) -> None:

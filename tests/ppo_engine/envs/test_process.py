@@ -219,3 +219,15 @@ def test_workers_die_with_their_training_process_whatever_they_are_doing(env_id:
         training.kill()
     _, alive = psutil.wait_procs([psutil.Process(pid) for pid in workers if psutil.pid_exists(pid)], timeout=20)
     assert not alive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_a_process_that_steps_computes_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whatever the training itself may use. The other thread waits for the training process to be gone.
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    environment = ProcessVectorEnvironment(spec("HalfCheetah-v5", 2), [1, 2], workers=1)
+    environment.reset()
+    played(environment, random_actions(environment.action_space, 2, 3))
+    counted = [psutil.Process(pid).num_threads() for pid in steppers()]
+    environment.close()
+    assert counted == [2]

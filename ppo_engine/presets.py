@@ -228,6 +228,8 @@ def consistency_faults(spec: TrainingSpec, environment: EnvironmentDescription |
         faults.append(SpecFault("/env/id", environment.unsupported_reason or "this environment is not supported"))
     if spec.env.vectorization == "native" and not environment.native_vector:
         faults.append(SpecFault("/env/vectorization", f"{environment.id} has no vector form of its own"))
+    if spec.env.vectorization in ("batched", "device") and not environment.batched_vector:
+        faults.append(SpecFault("/env/vectorization", f"{environment.id} has no {spec.env.vectorization} form"))
     # Arguments may change the action space: with them, the fault is found when the environment is made.
     if spec.policy.squash_output and not spec.env.kwargs and not _has_bounds(environment.action_space):
         faults.append(SpecFault("/policy/squash_output", f"{environment.id} has no Box actions with finite bounds"))

@@ -147,7 +147,7 @@ class CheckpointSpec(SpecModel):
 class MetricsSpec(SpecModel):
     """How often metrics become an event of the ledger."""
 
-    every_iterations: int | None = Field(default=None, ge=1, le=1_000_000)
+    every_iterations: int | None = Field(default=None, ge=1, le=100_000_000)
     """Events hold means over so many iterations; by default as many as keep a job under 10,000 events."""
 
 
@@ -226,6 +226,9 @@ class EnvironmentDescription(BaseModel):
     kwargs_schema: dict[str, JsonValue]
     """JSON Schema of `env.kwargs`."""
     native_vector: bool = False
+    """Whether it may be stepped with `vectorization: "native"`."""
+    batched_vector: bool = False
+    """Whether it may be stepped with `vectorization: "batched"` or `"device"`."""
     resume: Literal["exact", "approximate"] = "exact"
     resume_note: str | None = None
 

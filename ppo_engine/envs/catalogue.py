@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium import spaces
 from pydantic import JsonValue
 
+from ppo_engine.envs.batched import is_batched
 from ppo_engine.envs.registry import (
     Registered,
     argument_schema,
@@ -56,6 +57,7 @@ def describe_environment(env_id: str) -> EnvironmentDescription:
         max_episode_steps=registration.max_episode_steps,
         kwargs_schema=argument_schema(env_id),
         native_vector=registration.vector_entry_point is not None,
+        batched_vector=is_batched(EnvSpec(id=env_id)),
         resume="approximate" if registration.nondeterministic else "exact",
         resume_note=NONDETERMINISTIC if registration.nondeterministic else None,
     )

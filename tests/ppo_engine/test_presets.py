@@ -156,6 +156,13 @@ def test_a_stop_rule_on_evaluations_needs_evaluations() -> None:
     assert resolve(spec({"stop": stop, "evaluation": {"every_timesteps": 1000}})).stop.threshold == 400.0
 
 
+@pytest.mark.parametrize("vectorization", ["batched", "device"])
+def test_a_form_of_ours_must_exist(vectorization: str) -> None:
+    wanted = {"env": {"vectorization": vectorization}}
+    assert pointers(wanted, described()) == ["/env/vectorization"]
+    assert consistency_faults(spec(wanted), described(batched_vector=True)) == []
+
+
 def test_what_the_environment_cannot_do_is_refused() -> None:
     assert pointers({"env": {"vectorization": "native"}}, described()) == ["/env/vectorization"]
     assert consistency_faults(spec({"env": {"vectorization": "native"}}), described(native_vector=True)) == []
@@ -186,6 +193,9 @@ def test_the_metrics_window_keeps_a_job_under_ten_thousand_events() -> None:
     # 8 * 128 = 1024 steps per iteration; 10,240,000 steps are exactly 10,000 iterations
     assert resolve(spec({"ppo": {"total_timesteps": 10_240_000}})).metrics.every_iterations == 1
     assert resolve(spec({"ppo": {"total_timesteps": 10_240_001}})).metrics.every_iterations == 2
+    # The longest job of the shortest iterations that can be asked for: 10^12 steps, 2 at a time.
+    longest = spec({"env": {"n_envs": 1}, "ppo": {"total_timesteps": 10**12, "n_steps": 2}})
+    assert resolve(longest).metrics.every_iterations == 50_000_000
 
 
 def test_a_seed_is_drawn_only_when_asked_and_missing() -> None:

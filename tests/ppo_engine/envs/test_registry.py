@@ -59,6 +59,8 @@ def test_the_catalogue_describes_every_installed_environment() -> None:
     assert cheetah.observation_space["low"] == [None] * 17
     assert described["CartPole-v1"].native_vector
     assert not described["Acrobot-v1"].native_vector
+    assert described["Acrobot-v1"].batched_vector
+    assert not described["LunarLander-v3"].batched_vector
     # Blackjack: a sum of 32, a card of 11, an ace or none.
     assert described["Blackjack-v1"].observation_size == 32 + 11 + 2
 

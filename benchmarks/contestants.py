@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.laps import Mark, speed
 from benchmarks.published import train_cleanrl, train_purejaxrl
 from benchmarks.record import Record
 from benchmarks.tasks import TASKS, Task, hyperparameters, training_spec
@@ -26,27 +27,25 @@ Contestant = Callable[[Task, int], Record]
 
 def train_ours(task: Task, seed: int, *, backend: str = "auto", seconds: float = SECONDS) -> Record:
     """Our engine; the return is the one it had at the task's `total_timesteps`."""
-    began = time.perf_counter()
+    began = Mark.now()
     from ppo_engine.trainer import Trainer
 
     trainer = Trainer(
         training_spec(task, seed, backend=backend, total_timesteps=ENDLESS), threads=1, environment_cores=1
     )
-    started, first, reached, now = 0.0, 0, float("nan"), began
+    started, first, reached, now = began, 0, float("nan"), began
     for progress in trainer.iterations():
-        now = time.perf_counter()
-        if not started:
+        now = Mark.now()
+        if not first:
             started, first = now, progress.timesteps
         if progress.timesteps <= task.total_timesteps and progress.metrics:
             reached = progress.metrics.get("rollout/ep_rew_mean", reached)
-        if progress.timesteps >= task.total_timesteps and now - started >= seconds:
+        if progress.timesteps >= task.total_timesteps and now.wall - started.wall >= seconds:
             break
-    steps = trainer.timesteps - first
     trainer.close()
     return {
-        "steps_per_second": steps / (now - started),
-        "steps": steps,
-        "start_seconds": started - began,
+        **speed(trainer.timesteps - first, started, now),
+        "start_seconds": started.wall - began.wall,
         "return": reached,
         "backend": trainer.runtime["backend"],
         "vectorization": trainer.runtime["vectorization"],
@@ -60,7 +59,7 @@ def train_ours_on_torch(task: Task, seed: int) -> Record:
 
 def train_sb3(task: Task, seed: int) -> Record:
     """Stable-Baselines3, with its own vector environment."""
-    began = time.perf_counter()
+    began = Mark.now()
     import torch
     from stable_baselines3 import PPO
 
@@ -70,7 +69,7 @@ def train_sb3(task: Task, seed: int) -> Record:
 
 def train_sbx(task: Task, seed: int) -> Record:
     """sbx: Stable-Baselines3's loop around updates that JAX compiles."""
-    began = time.perf_counter()
+    began = Mark.now()
     import torch
     from sbx import PPO
 
@@ -86,14 +85,14 @@ def step_raw(task: Task, seed: int) -> Record:
     environments.reset(seed=seed)
     environments.action_space.seed(seed)
     actions = [environments.action_space.sample() for _ in range(256)]
-    started, rounds = time.perf_counter(), 0
-    while time.perf_counter() - started < SECONDS / 2:
+    started, rounds = Mark.now(), 0
+    while time.perf_counter() - started.wall < SECONDS / 2:
         for action in actions:
             environments.step(action)
         rounds += len(actions)
-    seconds = time.perf_counter() - started
+    ended = Mark.now()
     environments.close()
-    return {"steps_per_second": rounds * task.n_envs / seconds, "steps": rounds * task.n_envs, "return": None}
+    return {**speed(rounds * task.n_envs, started, ended), "return": None}
 
 
 CONTESTANTS: dict[str, Contestant] = {
@@ -113,15 +112,15 @@ def hold_to_one_core() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def _train_like_sb3(algorithm: Any, task: Task, seed: int, began: float, **options: str) -> Record:
+def _train_like_sb3(algorithm: Any, task: Task, seed: int, began: Mark, **options: str) -> Record:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
 
-    starts: list[float] = []
+    starts: list[Mark] = []
 
     class RolloutStarts(BaseCallback):
         def _on_rollout_start(self) -> None:
-            starts.append(time.perf_counter())
+            starts.append(Mark.now())
 
         def _on_step(self) -> bool:
             return True
@@ -129,13 +128,11 @@ def _train_like_sb3(algorithm: Any, task: Task, seed: int, began: float, **optio
     environments = make_vec_env(task.env_id, task.n_envs, seed=seed)
     model = algorithm("MlpPolicy", environments, seed=seed, **hyperparameters(task), **options)
     model.learn(task.total_timesteps, callback=RolloutStarts())
-    seconds = time.perf_counter() - starts[1]
-    steps = model.num_timesteps - task.rows
+    ended = Mark.now()
     episodes = [episode["r"] for episode in model.ep_info_buffer or []]
     return {
-        "steps_per_second": steps / seconds,
-        "steps": steps,
-        "start_seconds": starts[1] - began,
+        **speed(model.num_timesteps - task.rows, starts[1], ended),
+        "start_seconds": starts[1].wall - began.wall,
         "return": statistics.fmean(episodes) if episodes else None,
     }
 

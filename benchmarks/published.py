@@ -8,11 +8,11 @@ import runpy
 import statistics
 import sys
 import tempfile
-import time
 import types
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.laps import Mark, speed
 from benchmarks.peers import CLEANRL, PUREJAXRL
 from benchmarks.record import Record
 from benchmarks.tasks import Task
@@ -25,7 +25,7 @@ ROUNDS = 8
 
 def train_cleanrl(task: Task, seed: int) -> Record:
     """CleanRL's script for the kind of action space; the one for Box normalises observations and rewards, always."""
-    began = time.perf_counter()
+    began = Mark.now()
     import gymnasium
 
     probe = gymnasium.make(task.env_id)
@@ -35,11 +35,10 @@ def train_cleanrl(task: Task, seed: int) -> Record:
     _pass_observation_space(gymnasium.wrappers)
     with _running_as([script, *cleanrl_arguments(task, seed)]), contextlib.redirect_stdout(_Clock()) as clock:
         finished = runpy.run_path(str(path), run_name="__main__")
-    steps = (len(clock.times) - 1) * task.rows
+    first, last = clock.marks[0], clock.marks[-1]
     return {
-        "steps_per_second": steps / (clock.times[-1] - clock.times[0]),
-        "steps": steps,
-        "start_seconds": clock.times[0] - began,
+        **speed((len(clock.marks) - 1) * task.rows, first, last),
+        "start_seconds": first.wall - began.wall,
         "return": _latest_return(finished["envs"].envs),
     }
 
@@ -68,7 +67,7 @@ def cleanrl_arguments(task: Task, seed: int) -> list[str]:
 
 def train_purejaxrl(task: Task, seed: int) -> Record:
     """PureJaxRL with Gymnax's environment of the same name; it clips values, and counts a truncation as an end."""
-    began = time.perf_counter()
+    began = Mark.now()
     _stand_in_for_unused_packages()
     sys.path.insert(0, str(PUREJAXRL.home / "purejaxrl"))
     import jax
@@ -77,17 +76,15 @@ def train_purejaxrl(task: Task, seed: int) -> Record:
     config = purejaxrl_config(task)
     key = jax.random.PRNGKey(seed)
     train = jax.jit(published.make_train(config)).lower(key).compile()
-    compiled = time.perf_counter()
+    compiled = Mark.now()
     metrics = jax.block_until_ready(train(key))["metrics"]
-    seconds = time.perf_counter() - compiled
-    steps = config["TOTAL_TIMESTEPS"]
+    figures = speed(config["TOTAL_TIMESTEPS"], compiled, Mark.now())
     until = task.total_timesteps // task.rows
     ended = metrics["returned_episode"][:until].reshape(-1)
     returns = metrics["returned_episode_returns"][:until].reshape(-1)[ended][-EPISODES:]
     return {
-        "steps_per_second": steps / seconds,
-        "steps": steps,
-        "start_seconds": compiled - began + seconds * task.rows / steps,
+        **figures,
+        "start_seconds": compiled.wall - began.wall + task.rows / figures["steps_per_second"],
         "return": float(returns.mean()) if len(returns) else None,
     }
 
@@ -117,11 +114,11 @@ class _Clock(io.TextIOBase):
     """A standard output that keeps the time of each line about steps per second: the end of an iteration."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self.marks: list[Mark] = []
 
     def write(self, text: str) -> int:
         if text.startswith("SPS:"):
-            self.times.append(time.perf_counter())
+            self.marks.append(Mark.now())
         return len(text)
 
 

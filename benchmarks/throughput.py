@@ -1,7 +1,8 @@
 """Training throughput beside the peers: same task, hyperparameters, environment version, machine and minute.
 
 Every run is a process of its own on one core; the order alternates, and what is quoted is the ratio. A run's first
-iteration is not counted for anyone: it holds imports, compilation and first calls, which are told apart.
+iteration is not counted for anyone: it holds imports, compilation and first calls, which are told apart. A share of the
+core below 98 % says that others used the machine: the ratio per CPU second then tells more than that per second.
 """
 
 import argparse
@@ -54,7 +55,8 @@ def run(contestant: str, task: Task, seed: int, *, cache: str) -> Record:
         "versions": versions(*OWN_PACKAGES) | ({} if python == sys.executable else peers.installed(PEER_PACKAGES)),
         **outcome,
     }
-    print(f"{task.name:14} {contestant:10} run {seed}: {_speed(record):10,.0f} steps/s", file=sys.stderr)
+    told = f"{_speed(record):10,.0f} steps/s, {record['core_share']:.0%} of a core"
+    print(f"{task.name:14} {contestant:10} run {seed}: {told}", file=sys.stderr)
     return record
 
 
@@ -95,6 +97,7 @@ def summary(task: Task, records: Sequence[Record], compile_seconds: float | None
     of = {name: [record for record in records if record["contestant"] == name] for name in names}
     speeds = {name: [_speed(record) for record in of[name]] for name in names}
     medians = {name: statistics.median(values) for name, values in speeds.items()}
+    own = {name: statistics.median(_speed_per_cpu_second(record) for record in of[name]) for name in names}
     answer: dict[str, Any] = {"task": task.name, "total_timesteps": task.total_timesteps, "contestants": {}}
     for name in names:
         starts = [start for record in of[name] if isinstance(start := record.get("start_seconds"), float)]
@@ -104,9 +107,11 @@ def summary(task: Task, records: Sequence[Record], compile_seconds: float | None
             "min": min(speeds[name]),
             "max": max(speeds[name]),
             "ratio": medians["ours"] / medians[name] if "ours" in medians else None,
+            "ratio_per_cpu_second": own["ours"] / own[name] if "ours" in own else None,
             "share_of_raw": medians[name] / medians["raw"] if "raw" in medians else None,
             "start_seconds": start,
             "with_start": None if start is None else with_start(medians[name], start, task),
+            "core_share": min(share for record in of[name] if isinstance(share := record["core_share"], float)),
             "returns": [record["return"] for record in of[name]],
         }
     ours = answer["contestants"].get("ours")
@@ -118,7 +123,16 @@ def summary(task: Task, records: Sequence[Record], compile_seconds: float | None
 
 def header(task: Task) -> list[str]:
     """The head of `rows`."""
-    columns = ("steps/s", "ours is", "of raw", "start", "with start", f"return at {task.total_timesteps:,}")
+    columns = (
+        "steps/s",
+        "ours is",
+        "per CPU s",
+        "of raw",
+        "start",
+        "with start",
+        "core",
+        f"return at {task.total_timesteps:,}",
+    )
     return [task.label, *columns]
 
 
@@ -126,21 +140,26 @@ def rows(answer: Mapping[str, Any]) -> list[list[str]]:
     """A summary as the rows of a table, one for each contestant."""
     lines = []
     for name, figures in answer["contestants"].items():
+        alone = name in ("ours", "raw")
         returns = [value for value in figures["returns"] if isinstance(value, float)]
         lines.append(
             [
                 name,
                 f"{figures['median']:,.0f} ({figures['min']:,.0f} to {figures['max']:,.0f})",
-                _or_blank(None if name in ("ours", "raw") else figures["ratio"], "{:.2f}×"),
+                _or_blank(None if alone else figures["ratio"], "{:.2f}×"),
+                _or_blank(None if alone else figures["ratio_per_cpu_second"], "{:.2f}×"),
                 _or_blank(figures["share_of_raw"], "{:.0%}"),
                 _or_blank(figures["start_seconds"], "{:.1f} s"),
                 _or_blank(figures["with_start"], "{:,.0f}"),
+                f"{figures['core_share']:.0%}",
                 f"{statistics.median(returns):.1f}" if returns else "",
             ]
         )
         if "with_compile" in figures:
             start = figures["start_seconds"] + figures["compile_seconds"]
-            lines.append(["ours, first time", "", "", "", f"{start:.1f} s", f"{figures['with_compile']:,.0f}", ""])
+            lines.append(
+                ["ours, first time", "", "", "", "", f"{start:.1f} s", f"{figures['with_compile']:,.0f}", "", ""]
+            )
     return lines
 
 
@@ -180,6 +199,12 @@ def _speed(record: Record) -> float:
     speed = record["steps_per_second"]
     assert isinstance(speed, float)
     return speed
+
+
+def _speed_per_cpu_second(record: Record) -> float:
+    share = record["core_share"]
+    assert isinstance(share, float)
+    return _speed(record) / share
 
 
 def _or_blank(value: float | None, form: str) -> str:

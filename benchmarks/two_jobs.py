@@ -2,6 +2,8 @@
 
 Jobs are not held to cores: whatever threads their libraries start may get in each other's way, as in a worker. Each
 waits after its first iteration until all are there, so that they train at the same time from start to end.
+What a job does in a second of its own CPU time is compared, too: where only the steps per second fall, and its share of
+a core with them, others used the machine, and the jobs did not slow each other.
 """
 
 import argparse
@@ -11,8 +13,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from benchmarks.laps import Mark, speed
 from benchmarks.record import ONE_THREAD, REPOSITORY, RESULTS, Record, append, machine, versions
 from benchmarks.tasks import TASKS, Task, training_spec
 
@@ -31,16 +34,16 @@ def job(task: Task, seed: int, backend: str) -> Record:
     next(iterations)
     print("ready", flush=True)
     sys.stdin.readline()
-    started, before = time.perf_counter(), trainer.timesteps
-    while time.perf_counter() - started < SECONDS:
+    started, before = Mark.now(), trainer.timesteps
+    while time.perf_counter() - started.wall < SECONDS:
         next(iterations)
-    speed = (trainer.timesteps - before) / (time.perf_counter() - started)
+    figures = speed(trainer.timesteps - before, started, Mark.now())
     trainer.close()
-    return {"steps_per_second": speed, "backend": trainer.runtime["backend"]}
+    return {**figures, "backend": trainer.runtime["backend"]}
 
 
-def together(task: Task, seeds: Sequence[int], backend: str) -> list[float]:
-    """Steps per second of one job for each seed, all at once."""
+def together(task: Task, seeds: Sequence[int], backend: str) -> list[Record]:
+    """What one job for each seed reached, all at once."""
     command = [sys.executable, "-m", "benchmarks.two_jobs", "--task", task.name, "--backend", backend, "--job"]
     processes = [
         subprocess.Popen(
@@ -61,38 +64,50 @@ def together(task: Task, seeds: Sequence[int], backend: str) -> list[float]:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    answers = [process.communicate()[0] for process in processes]
-    return [float(json.loads(answer)["steps_per_second"]) for answer in answers]
+    return [json.loads(process.communicate()[0]) for process in processes]
 
 
 def compare(task: Task, runs: int, backend: str) -> Record:
     """Alone and together in alternating order, `runs` times each."""
-    alone: list[float] = []
-    both: list[list[float]] = []
+    alone: list[Sequence[Record]] = []
+    both: list[Sequence[Record]] = []
     for run in range(runs):
         for count in (1, 2) if run % 2 == 0 else (2, 1):
-            speeds = together(task, range(run, run + count), backend)
-            if count == 1:
-                alone += speeds
-            else:
-                both.append(speeds)
-            print(f"{task.name}, {count} at once: {', '.join(f'{speed:,.0f}' for speed in speeds)}", file=sys.stderr)
+            jobs = together(task, range(run, run + count), backend)
+            (alone if count == 1 else both).append(jobs)
+            told = "; ".join(f"{_speed(job):,.0f} steps/s, {job['core_share']:.0%} of a core" for job in jobs)
+            print(f"{task.name}, {count} at once: {told}", file=sys.stderr)
     return {
         "benchmark": "two_jobs",
         "task": task.name,
         "backend": backend,
         "machine": machine(),
         "versions": versions("ppo-service", "torch", "gymnasium", "numpy", "numba"),
-        "alone": [*alone],
-        "together": [[*speeds] for speeds in both],
-        "shares": [*shares(alone, both)],
+        "alone": [job for jobs in alone for job in jobs],
+        "together": [[*jobs] for jobs in both],
+        "shares": [*shares(alone, both, _speed)],
+        "shares_per_cpu_second": [*shares(alone, both, _speed_per_cpu_second)],
     }
 
 
-def shares(alone: Sequence[float], both: Sequence[Sequence[float]]) -> list[float]:
-    """What each of the jobs that ran together kept of the median speed alone: the medians over the runs."""
-    speed = statistics.median(alone)
-    return [statistics.median(speeds) / speed for speeds in zip(*both, strict=True)]
+def shares(
+    alone: Sequence[Sequence[Record]], both: Sequence[Sequence[Record]], measure: Callable[[Record], float]
+) -> list[float]:
+    """What each of the jobs that ran together kept of the median alone: the medians over the runs."""
+    whole = statistics.median(measure(job) for jobs in alone for job in jobs)
+    return [statistics.median(map(measure, jobs)) / whole for jobs in zip(*both, strict=True)]
+
+
+def _speed(job: Record) -> float:
+    speed = job["steps_per_second"]
+    assert isinstance(speed, float)
+    return speed
+
+
+def _speed_per_cpu_second(job: Record) -> float:
+    share = job["core_share"]
+    assert isinstance(share, float)
+    return _speed(job) / share
 
 
 def main() -> int:
@@ -113,10 +128,11 @@ def main() -> int:
     if options.json:
         print(json.dumps(record))
         return 0
-    kept = record["shares"]
-    assert isinstance(kept, list)
-    print(f"{machine()}; {task.label}; median of {options.runs} runs")
-    print("together, each job keeps " + " and ".join(f"{share:.1%}" for share in kept) + " of its speed alone")
+    print(f"{machine()}; {task.label}; median of {options.runs} runs; together, each job keeps")
+    for name, of in (("shares", "its steps per second alone"), ("shares_per_cpu_second", "its steps per CPU second")):
+        kept = record[name]
+        assert isinstance(kept, list)
+        print(" and ".join(f"{share:.1%}" for share in kept) + f" of {of}")
     return 0
 
 

@@ -1,5 +1,6 @@
 import pytest
 
+from benchmarks.laps import Mark, speed
 from benchmarks.profile import BOOKKEEPING, ROLLOUT, UPDATE, split
 from benchmarks.scaling import cells, rows, task_of
 from benchmarks.two_jobs import shares
@@ -21,7 +22,9 @@ def test_a_star_marks_what_auto_picks():
 
 
 def test_a_job_keeps_what_its_median_is_of_the_median_alone():
-    assert shares([90.0, 100.0, 110.0], [[90.0, 80.0], [99.0, 85.0], [95.0, 95.0]]) == [0.95, 0.85]
+    alone = [[{"speed": 90.0}], [{"speed": 100.0}], [{"speed": 110.0}]]
+    both = [[{"speed": 90.0}, {"speed": 80.0}], [{"speed": 99.0}, {"speed": 85.0}], [{"speed": 95.0}, {"speed": 95.0}]]
+    assert shares(alone, both, lambda job: job["speed"]) == [0.95, 0.85]
 
 
 def test_what_is_not_known_of_a_rollout_and_of_an_update_is_what_remains():
@@ -37,3 +40,11 @@ def test_a_piece_that_took_longer_alone_leaves_nothing_negative():
     known = {"collect": 1.0, "learn": 1.0, ROLLOUT[0]: 1.5, ROLLOUT[1]: 0.0, UPDATE[0]: 0.0, UPDATE[2]: 2.0}
     phases = split(2.0, known)
     assert min(phases.values()) == 0.0
+
+
+def test_a_stretch_that_had_half_a_core_says_so():
+    assert speed(100, Mark(wall=1.0, cpu=1.0), Mark(wall=5.0, cpu=3.0)) == {
+        "steps_per_second": 25.0,
+        "steps": 100,
+        "core_share": 0.5,
+    }

@@ -16,7 +16,7 @@ TASK = Task("cartpole", "CartPole-v1", 8, 128, 4, 256, total_timesteps=4096)
 
 
 def measured(contestant: str, speed: float, **more: float | None) -> Record:
-    return {"contestant": contestant, "steps_per_second": speed, "return": None, **more}
+    return {"contestant": contestant, "steps_per_second": speed, "core_share": 0.99, "return": None, **more}
 
 
 RECORDS = [
@@ -41,6 +41,13 @@ def test_a_summary_holds_the_medians_and_their_ratios():
     assert contestants["raw"]["start_seconds"] is None
 
 
+def test_a_share_of_the_core_drops_out_of_the_ratio_per_cpu_second():
+    records = [measured("ours", 1000.0), {**measured("sb3", 100.0), "core_share": 0.495}]
+    sb3 = summary(TASK, records)["contestants"]["sb3"]
+    assert sb3["ratio"] == pytest.approx(10.0)
+    assert sb3["ratio_per_cpu_second"] == pytest.approx(5.0)
+
+
 def test_a_start_counts_for_as_long_as_it_took():
     # 1024 steps in the 2 s of the start, and the other 3072 at 1024 a second.
     assert with_start(1024.0, 2.0, TASK) == 4096 / (2 + 3)
@@ -56,9 +63,9 @@ def test_compilation_adds_to_our_start():
 def test_the_table_has_a_row_for_each_contestant_and_one_for_our_first_time():
     lines = rows(summary(TASK, RECORDS, compile_seconds=30.0))
     assert [line[0] for line in lines] == ["ours", "ours, first time", "sb3", "raw"]
-    assert lines[0][1:4] == ["2,000 (1,000 to 3,000)", "", "50%"]
-    assert lines[1][4] == "32.0 s"
-    assert lines[2][1:4] == ["200 (100 to 300)", "10.00×", "5%"]
+    assert lines[0][1:5] == ["2,000 (1,000 to 3,000)", "", "", "50%"]
+    assert lines[1][5] == "32.0 s"
+    assert lines[2][1:5] == ["200 (100 to 300)", "10.00×", "10.00×", "5%"]
 
 
 def test_returns_are_the_median_of_those_there_are():

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from ppo_engine.adam import Adam
 from ppo_engine.envs.batched import BatchedKernel, step_all
+from ppo_engine.fused.acting import Actor, Buffers, act, buffers_for, normalization_of
 from ppo_engine.fused.adam import Moments, moments_of, norm_of, step
 from ppo_engine.fused.advantages import advantages_and_returns
 from ppo_engine.fused.heads import head_of
 from ppo_engine.fused.network import activations_for, network_of, transpose
-from ppo_engine.fused.rollout import Actor, Buffers, FusedRollout, act, buffers_for, normalization_of
+from ppo_engine.fused.rollout import FusedRollout
 from ppo_engine.spec import PPOSpec
 
 Arrays = TypeVar("Arrays", bound=tuple[Any, ...])

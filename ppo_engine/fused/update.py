@@ -8,25 +8,19 @@ from numpy.typing import NDArray
 
 from ppo_engine.adam import Adam
 from ppo_engine.compiled import compiled_fast
-from ppo_engine.errors import TrainingDiverged
-from ppo_engine.fused import heads
 from ppo_engine.fused.adam import Moments, moments_of, norm_of, step
 from ppo_engine.fused.advantages import advantages_and_returns, explained_variance, normalize
-from ppo_engine.fused.backward import Backward, backward, backward_for
 from ppo_engine.fused.finite import all_finite
-from ppo_engine.fused.heads import Head, head_of
-from ppo_engine.fused.loss import APPROX_KL, LossWeights, Rows, loss_and_derivatives
-from ppo_engine.fused.network import Activations, Floats, Network, activations_for, forward, network_of, transpose
+from ppo_engine.fused.gradients import TERMS, Workspace, compute_gradients, gather, part, rows_for, workspace_for
+from ppo_engine.fused.heads import Head, head_of, project
+from ppo_engine.fused.loss import APPROX_KL, LossWeights, Rows
+from ppo_engine.fused.network import Floats, Network, network_of
 from ppo_engine.fused.rollout import FusedRollout
-from ppo_engine.loss import LossTerms
 from ppo_engine.metrics import update_metrics
 from ppo_engine.policy import Policy
 from ppo_engine.spec import PPOSpec
-from ppo_engine.update import KL_TOLERANCE, Coefficients
+from ppo_engine.update import KL_TOLERANCE, Coefficients, require_finite_parameters, require_finite_terms
 
-TERMS = len(LossTerms._fields)
-CHUNK = 64
-"""Rows that go forwards and backwards together: few enough to stay in the cache, where products took half the time."""
 NO_STEP = -1.0
 """Stands for the gradient's norm of a minibatch that ended the update before its step."""
 
@@ -41,17 +35,6 @@ class Hyperparameters(NamedTuple):
     """A minibatch whose approx_kl is larger ends the update before its step; infinite: none does."""
     normalize_minibatch: bool
     """Whether each minibatch's advantages are normalised."""
-
-
-class Workspace(NamedTuple):
-    """Memory for a chunk of a minibatch, which the next one overwrites; [CHUNK, ...] each."""
-
-    activations: Activations
-    gradient: Backward
-    probabilities: Floats
-    log_probs: Floats
-    entropies: Floats
-    by_log_prob: Floats
 
 
 class FusedLearner:
@@ -88,12 +71,12 @@ class FusedLearner:
             normalize(picked)
             batch.advantages[rows] = picked
         table, last_epoch = self._epochs(batch, rows, now)
-        self._check_finite(table)
+        terms, norms = table[:, :TERMS], table[table[:, TERMS] != NO_STEP, TERMS]
+        require_finite_terms(terms, norms)
+        if not all_finite(self._moments.parameters):
+            require_finite_parameters(self.policy)
         variance = explained_variance(batch.values, batch.returns, rows)
-        stepped = table[:, TERMS] != NO_STEP
-        metrics = update_metrics(
-            table[:, :TERMS], table[stepped, TERMS], last_epoch=last_epoch, explained_variance=variance
-        )
+        metrics = update_metrics(terms, norms, last_epoch=last_epoch, explained_variance=variance)
         return metrics | now.metrics() | self.policy.metrics()
 
     def _estimate(self, rollout: FusedRollout, rewards: NDArray[np.float64]) -> tuple[Floats, Floats]:
@@ -133,19 +116,6 @@ class FusedLearner:
                 break
         return table[:done], first
 
-    def _check_finite(self, table: NDArray[np.float64]) -> None:
-        """Names the first number that is not finite, in the order in which they were computed."""
-        minibatch, row = len(table) - 1, table[-1]
-        for name, value in zip(LossTerms._fields, row.tolist(), strict=False):
-            if not math.isfinite(value):
-                raise TrainingDiverged(f"{name} is {value} in minibatch {minibatch} of the update")
-        if not math.isfinite(row[TERMS]):
-            raise TrainingDiverged(f"the gradient's norm is {row[TERMS]} in minibatch {minibatch}")
-        if not all_finite(self._moments.parameters):
-            for name, array in self.policy.arrays(self.policy.flat).items():
-                if not np.isfinite(array).all():
-                    raise TrainingDiverged(f"policy/{name} is not finite after the update")
-
 
 def hyperparameters(ppo: PPOSpec, now: Coefficients) -> Hyperparameters:
     """The spec's and those scheduled, as the compiled functions take them."""
@@ -156,23 +126,6 @@ def hyperparameters(ppo: PPOSpec, now: Coefficients) -> Hyperparameters:
         max_grad_norm=ppo.max_grad_norm,
         largest_kl=math.inf if ppo.target_kl is None else KL_TOLERANCE * ppo.target_kl,
         normalize_minibatch=ppo.normalize_advantage == "minibatch",
-    )
-
-
-def rows_for(policy: Policy, rows: int) -> Rows:
-    """Memory for so many rows of a rollout."""
-    observations = np.zeros((rows, policy.observation_size), np.float32)
-    actions = np.zeros((rows, policy.distribution.columns), np.float32)
-    return Rows(observations, actions, *np.zeros((4, rows), np.float32))
-
-
-def workspace_for(network: Network) -> Workspace:
-    """Memory for the chunks of any minibatch."""
-    return Workspace(
-        activations_for(network, CHUNK),
-        backward_for(network, CHUNK),
-        np.zeros((CHUNK, int(network.heads[0, 3])), np.float32),
-        *np.zeros((3, CHUNK), np.float32),
     )
 
 
@@ -214,102 +167,5 @@ def learn_epoch(
         if not np.isfinite(row[TERMS]):
             break
         step(moments, steps + done, by.learning_rate, min(by.max_grad_norm / (row[TERMS] + 1e-6), 1.0))
-        heads.project(moments.parameters[network.log_std :])
+        project(moments.parameters[network.log_std :])
     return done
-
-
-@compiled_fast
-def compute_gradients(
-    network: Network,
-    head: Head,
-    by: LossWeights,
-    minibatch: Rows,
-    workspace: Workspace,
-    gradients: Floats,
-    terms: NDArray[np.float64],
-) -> None:
-    """Writes the terms of a minibatch's loss, and its gradient by all parameters [P]."""
-    transpose(network)
-    terms[:TERMS] = 0.0
-    gradients[:] = np.float32(0)
-    rows = len(minibatch.values)
-    share = np.float32(1 / rows)
-    for first in range(0, rows, CHUNK):
-        chunk = part(minibatch, first, min(first + CHUNK, rows))
-        add_gradients(network, head, by, share, chunk, first_rows(workspace, len(chunk.values)), gradients, terms)
-
-
-@compiled_fast
-def add_gradients(
-    network: Network,
-    head: Head,
-    by: LossWeights,
-    share: np.float32,
-    chunk: Rows,
-    work: Workspace,
-    gradients: Floats,
-    terms: NDArray[np.float64],
-) -> None:
-    """Adds what some rows of a minibatch, which count by `share` each, give to its loss and gradient."""
-    activations, gradient = work.activations, work.gradient
-    outputs, log_std = activations.outputs, network.parameters[network.log_std :]
-    forward(network, chunk.observations, activations)
-    heads.log_probs_and_entropies(
-        head, outputs, log_std, chunk.actions, work.log_probs, work.entropies, work.probabilities
-    )
-    values, by_value = activations.values.reshape(len(chunk.values)), gradient.values.reshape(len(chunk.values))
-    loss_and_derivatives(work.log_probs, work.entropies, values, chunk, by, share, work.by_log_prob, by_value, terms)
-    heads.gradients(
-        head,
-        outputs,
-        work.probabilities,
-        log_std,
-        chunk.actions,
-        work.by_log_prob,
-        -np.float32(by.ent_coef) * share,
-        gradient.outputs,
-        gradients[network.log_std :],
-    )
-    backward(network, chunk.observations, activations, gradient, gradients)
-
-
-@compiled_fast
-def part(rows: Rows, first: int, last: int) -> Rows:
-    """The rows from `first` up to `last`, in the same memory."""
-    return Rows(
-        rows.observations[first:last],
-        rows.actions[first:last],
-        rows.log_probs[first:last],
-        rows.values[first:last],
-        rows.advantages[first:last],
-        rows.returns[first:last],
-    )
-
-
-@compiled_fast
-def first_rows(workspace: Workspace, rows: int) -> Workspace:
-    """The workspace of a chunk of so many rows, in the same memory."""
-    activations, gradient = workspace.activations, workspace.gradient
-    return Workspace(
-        Activations(activations.hidden, activations.outputs[:rows], activations.values[:rows]),
-        Backward(gradient.outputs[:rows], gradient.values[:rows], gradient.features, gradient.weights),
-        workspace.probabilities[:rows],
-        workspace.log_probs[:rows],
-        workspace.entropies[:rows],
-        workspace.by_log_prob[:rows],
-    )
-
-
-@compiled_fast
-def gather(batch: Rows, order: NDArray[np.int64], minibatch: Rows) -> None:
-    """Copies the rows of a minibatch next to each other."""
-    for row in range(len(order)):
-        source = order[row]
-        for feature in range(batch.observations.shape[1]):
-            minibatch.observations[row, feature] = batch.observations[source, feature]
-        for column in range(batch.actions.shape[1]):
-            minibatch.actions[row, column] = batch.actions[source, column]
-        minibatch.log_probs[row] = batch.log_probs[source]
-        minibatch.values[row] = batch.values[source]
-        minibatch.advantages[row] = batch.advantages[source]
-        minibatch.returns[row] = batch.returns[source]

@@ -73,5 +73,5 @@ def test_a_warmed_process_never_waits_for_the_compiler(tmp_path: Path) -> None:
     before, after = json.loads(child.stdout.splitlines()[-1])
     assert after == before
     called_from_python = {name for name, count in after.items() if count}
-    assert {"ppo_engine.fused.update.learn_epoch", "ppo_engine.fused.rollout.acting"} <= called_from_python
+    assert {"ppo_engine.fused.update.learn_epoch", "ppo_engine.fused.acting.acting"} <= called_from_python
     assert {name: count for name, count in after.items() if count > 1} == {"ppo_engine.fused.finite.all_finite": 2}

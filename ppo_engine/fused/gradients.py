@@ -1,0 +1,142 @@
+"""The gradient of a minibatch's loss, computed chunk by chunk."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppo_engine.compiled import compiled_fast
+from ppo_engine.fused.backward import Backward, backward, backward_for
+from ppo_engine.fused.head_gradients import output_gradients
+from ppo_engine.fused.heads import Head, log_probs_and_entropies
+from ppo_engine.fused.loss import LossWeights, Rows, loss_and_derivatives
+from ppo_engine.fused.network import Activations, Floats, Network, activations_for, forward, transpose
+from ppo_engine.loss import LossTerms
+from ppo_engine.policy import Policy
+
+TERMS = len(LossTerms._fields)
+CHUNK = 64
+"""Rows that go forwards and backwards together: few enough to stay in the cache, where products took half the time."""
+
+
+class Workspace(NamedTuple):
+    """Memory for a chunk of a minibatch, which the next one overwrites; [CHUNK, ...] each."""
+
+    activations: Activations
+    gradient: Backward
+    probabilities: Floats
+    log_probs: Floats
+    entropies: Floats
+    by_log_prob: Floats
+
+
+def rows_for(policy: Policy, rows: int) -> Rows:
+    """Memory for so many rows of a rollout."""
+    observations = np.zeros((rows, policy.observation_size), np.float32)
+    actions = np.zeros((rows, policy.distribution.columns), np.float32)
+    return Rows(observations, actions, *np.zeros((4, rows), np.float32))
+
+
+def workspace_for(network: Network) -> Workspace:
+    """Memory for the chunks of any minibatch."""
+    return Workspace(
+        activations_for(network, CHUNK),
+        backward_for(network, CHUNK),
+        np.zeros((CHUNK, int(network.heads[0, 3])), np.float32),
+        *np.zeros((3, CHUNK), np.float32),
+    )
+
+
+@compiled_fast
+def compute_gradients(
+    network: Network,
+    head: Head,
+    by: LossWeights,
+    minibatch: Rows,
+    workspace: Workspace,
+    gradients: Floats,
+    terms: NDArray[np.float64],
+) -> None:
+    """Writes the terms of a minibatch's loss, and its gradient by all parameters [P]."""
+    transpose(network)
+    terms[:TERMS] = 0.0
+    gradients[:] = np.float32(0)
+    rows = len(minibatch.values)
+    share = np.float32(1 / rows)
+    for first in range(0, rows, CHUNK):
+        chunk = part(minibatch, first, min(first + CHUNK, rows))
+        add_gradients(network, head, by, share, chunk, first_rows(workspace, len(chunk.values)), gradients, terms)
+
+
+@compiled_fast
+def add_gradients(
+    network: Network,
+    head: Head,
+    by: LossWeights,
+    share: np.float32,
+    chunk: Rows,
+    work: Workspace,
+    gradients: Floats,
+    terms: NDArray[np.float64],
+) -> None:
+    """Adds what some rows of a minibatch, which count by `share` each, give to its loss and gradient."""
+    activations, gradient = work.activations, work.gradient
+    outputs, log_std = activations.outputs, network.parameters[network.log_std :]
+    forward(network, chunk.observations, activations)
+    log_probs_and_entropies(head, outputs, log_std, chunk.actions, work.log_probs, work.entropies, work.probabilities)
+    values, by_value = activations.values.reshape(len(chunk.values)), gradient.values.reshape(len(chunk.values))
+    loss_and_derivatives(work.log_probs, work.entropies, values, chunk, by, share, work.by_log_prob, by_value, terms)
+    output_gradients(
+        head,
+        outputs,
+        work.probabilities,
+        log_std,
+        chunk.actions,
+        work.by_log_prob,
+        -np.float32(by.ent_coef) * share,
+        gradient.outputs,
+        gradients[network.log_std :],
+    )
+    backward(network, chunk.observations, activations, gradient, gradients)
+
+
+@compiled_fast
+def part(rows: Rows, first: int, last: int) -> Rows:
+    """The rows from `first` up to `last`, in the same memory."""
+    return Rows(
+        rows.observations[first:last],
+        rows.actions[first:last],
+        rows.log_probs[first:last],
+        rows.values[first:last],
+        rows.advantages[first:last],
+        rows.returns[first:last],
+    )
+
+
+@compiled_fast
+def first_rows(workspace: Workspace, rows: int) -> Workspace:
+    """The workspace of a chunk of so many rows, in the same memory."""
+    activations, gradient = workspace.activations, workspace.gradient
+    return Workspace(
+        Activations(activations.hidden, activations.outputs[:rows], activations.values[:rows]),
+        Backward(gradient.outputs[:rows], gradient.values[:rows], gradient.features, gradient.weights),
+        workspace.probabilities[:rows],
+        workspace.log_probs[:rows],
+        workspace.entropies[:rows],
+        workspace.by_log_prob[:rows],
+    )
+
+
+@compiled_fast
+def gather(batch: Rows, order: NDArray[np.int64], minibatch: Rows) -> None:
+    """Copies the rows of a minibatch next to each other."""
+    for row in range(len(order)):
+        source = order[row]
+        for feature in range(batch.observations.shape[1]):
+            minibatch.observations[row, feature] = batch.observations[source, feature]
+        for column in range(batch.actions.shape[1]):
+            minibatch.actions[row, column] = batch.actions[source, column]
+        minibatch.log_probs[row] = batch.log_probs[source]
+        minibatch.values[row] = batch.values[source]
+        minibatch.advantages[row] = batch.advantages[source]
+        minibatch.returns[row] = batch.returns[source]

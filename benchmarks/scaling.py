@@ -1,6 +1,7 @@
 """Steps per second against the number of environments and the width of the network, compiled and torch side by side.
 
-CartPole, four minibatches and four epochs. Finished cells are kept with the sources that they were measured with, so
+CartPole, four minibatches and four epochs. The seconds are those of CPU time, of one thread on one core, so that it does
+not matter much what else the machine does in the minutes that this takes. Finished cells are kept with the sources that they were measured with, so
 that an interrupted run goes on where it stopped.
 """
 
@@ -82,8 +83,9 @@ def measured(cell: Cell, run: int, engine: str, finished: Sequence[Record]) -> f
         outcome = run_module("benchmarks.scaling", ["--run", json.dumps(asdict(task_of(n_envs, width))), backend])
         record = {**wish, **outcome}
         append(FILE, record)
-    speed = record["steps_per_second"]
-    assert isinstance(speed, float)
+    speed, share = record["steps_per_second"], record["core_share"]
+    assert isinstance(speed, float) and isinstance(share, float)
+    speed /= share
     print(f"{cell[0]:5} environments, {cell[1]:4} wide, {cell[2]}: {speed:10,.0f} steps/s", file=sys.stderr)
     return speed
 
@@ -125,13 +127,15 @@ def main() -> int:
     speeds = {cell: statistics.median(run[cell] for run in runs) for cell in wanted}
     if options.json:
         answer: list[JsonValue] = [
-            {"n_envs": cell[0], "hidden_size": cell[1], "backend": cell[2], "steps_per_second": speeds[cell],
+            {"n_envs": cell[0], "hidden_size": cell[1], "backend": cell[2], "steps_per_cpu_second": speeds[cell],
              "auto": picked(cell[0], cell[1]) == cell[2]}
             for cell in wanted
         ]  # fmt: skip
         print(json.dumps({"machine": machine(), "cells": answer}))
         return 0
-    print(f"{machine()}; one core; steps/s of fused / torch, median of {options.runs}; * what `auto` picks")
+    print(
+        f"{machine()}; one core; steps per CPU second of fused / torch, median of {options.runs}; * what `auto` picks"
+    )
     header = ["environments", *(f"2×{width} wide" for width in options.widths)]
     print(table(header, rows(speeds, options.environments, options.widths)))
     return 0

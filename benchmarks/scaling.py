@@ -1,8 +1,8 @@
 """Steps per second against the number of environments and the width of the network, compiled and torch side by side.
 
-CartPole, four minibatches and four epochs. The seconds are those of CPU time, of one thread on one core, so that it does
-not matter much what else the machine does in the minutes that this takes. Finished cells are kept with the sources that they were measured with, so
-that an interrupted run goes on where it stopped.
+CartPole, four minibatches and four epochs. The seconds are those of CPU time, of one thread on one core, so that it
+does not matter much what else the machine does in the minutes that this takes. Finished cells are kept with the sources
+that they were measured with, so that an interrupted run goes on where it stopped.
 """
 
 import argparse

@@ -15,12 +15,13 @@ from ppo_engine.loss import LossTerms
 from ppo_engine.policy import Policy
 
 TERMS = len(LossTerms._fields)
-CHUNK = 64
-"""Rows that go forwards and backwards together: few enough to stay in the cache, where products took half the time."""
+SMALLEST_CHUNK = 64
+"""Rows that go forwards and backwards together: few enough to stay in the cache, where products took half the time, but
+no fewer than the widest layer has units, since each chunk adds to the gradients of all weights."""
 
 
 class Workspace(NamedTuple):
-    """Memory for a chunk of a minibatch, which the next one overwrites; [CHUNK, ...] each."""
+    """Memory for a chunk of a minibatch, which the next one overwrites; [rows, ...] each."""
 
     activations: Activations
     gradient: Backward
@@ -37,13 +38,14 @@ def rows_for(policy: Policy, rows: int) -> Rows:
     return Rows(observations, actions, *np.zeros((4, rows), np.float32))
 
 
-def workspace_for(network: Network) -> Workspace:
-    """Memory for the chunks of any minibatch."""
+def workspace_for(network: Network, batch_size: int) -> Workspace:
+    """Memory for the chunks of minibatches of up to `batch_size` rows."""
+    rows = min(batch_size, max([SMALLEST_CHUNK, *network.hidden[:, :, 3].ravel().tolist()]))
     return Workspace(
-        activations_for(network, CHUNK),
-        backward_for(network, CHUNK),
-        np.zeros((CHUNK, int(network.heads[0, 3])), np.float32),
-        *np.zeros((3, CHUNK), np.float32),
+        activations_for(network, rows),
+        backward_for(network, rows),
+        np.zeros((rows, int(network.heads[0, 3])), np.float32),
+        *np.zeros((3, rows), np.float32),
     )
 
 
@@ -63,8 +65,9 @@ def compute_gradients(
     gradients[:] = np.float32(0)
     rows = len(minibatch.values)
     share = np.float32(1 / rows)
-    for first in range(0, rows, CHUNK):
-        chunk = part(minibatch, first, min(first + CHUNK, rows))
+    chunk_rows = len(workspace.log_probs)
+    for first in range(0, rows, chunk_rows):
+        chunk = part(minibatch, first, min(first + chunk_rows, rows))
         add_gradients(network, head, by, share, chunk, first_rows(workspace, len(chunk.values)), gradients, terms)
 
 

@@ -46,7 +46,7 @@ class FusedLearner:
         self._network, self._head = network_of(policy), head_of(policy)
         self._moments = moments_of(self.adam)
         self._minibatch = rows_for(policy, ppo.batch_size)
-        self._workspace = workspace_for(self._network)
+        self._workspace = workspace_for(self._network, ppo.batch_size)
 
     def learn(self, rollout: FusedRollout, rewards: NDArray[np.float64], now: Coefficients) -> dict[str, float]:
         """All epochs of one iteration, and their metrics.

@@ -7,6 +7,11 @@ from ppo_engine.spec import TrainingSpec
 BackendName: TypeAlias = Literal["torch", "fused"]
 
 
+WIDEST_FUSED = 512
+"""Units of a layer: two layers of 1024 trained 4 to 10 % faster in torch, two of 512 were 12 to 23 % slower there.
+Source: `python -m benchmarks.scaling --widths 512 1024`, Intel Xeon."""
+
+
 def choose_backend(spec: TrainingSpec) -> tuple[BackendName, str]:
     """The backend of a resolved spec, and why."""
     if spec.backend != "auto":
@@ -14,6 +19,8 @@ def choose_backend(spec: TrainingSpec) -> tuple[BackendName, str]:
     obstacle = fused_obstacle(spec)
     if obstacle is not None:
         return "torch", f"the fused backend {obstacle}"
+    if max(spec.policy.hidden_sizes, default=0) > WIDEST_FUSED:
+        return "torch", f"compiled loops gain nothing on layers of more than {WIDEST_FUSED} units"
     return "fused", "compiled loops are faster for an MLP on the CPU"
 
 

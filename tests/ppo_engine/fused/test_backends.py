@@ -17,6 +17,12 @@ from tests.ppo_engine.trainings import run, spec_of
         ({}, "fused", "compiled loops are faster for an MLP on the CPU"),
         ({"device": "cpu"}, "fused", "compiled loops are faster for an MLP on the CPU"),
         ({"device": "cuda"}, "torch", "the fused backend runs on the CPU only"),
+        ({"policy": {"hidden_sizes": [64, 512]}}, "fused", "compiled loops are faster for an MLP on the CPU"),
+        (
+            {"policy": {"hidden_sizes": [64, 513]}},
+            "torch",
+            "compiled loops gain nothing on layers of more than 512 units",
+        ),
         ({"env": {"vectorization": "sync"}}, "fused", "compiled loops are faster for an MLP on the CPU"),
         ({"backend": "torch"}, "torch", "the spec asks for it"),
         ({"backend": "fused"}, "fused", "the spec asks for it"),

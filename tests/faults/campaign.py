@@ -1,6 +1,6 @@
 """A campaign of faults: kill training and worker processes at random moments, and hold the jobs to their promises.
 
-    python -m tests.faults.campaign --jobs 10 --kills 10 --env CartPole-v1 --timesteps 150000
+    python -m tests.faults.campaign --jobs 10 --kills 10 --env CartPole-v1 --timesteps 3000000
 
 Every job runs twice on one service: undisturbed first, then again while processes are killed with SIGKILL, training
 processes and Celery's main process in turn. All jobs must succeed with the same policy, to the bit, and a whole ledger.
@@ -40,7 +40,7 @@ class Plan:
     jobs: int = 10
     kills: int = 10
     env: str = "CartPole-v1"
-    timesteps: int = 150_000
+    timesteps: int = 3_000_000
     seed: int = 0
     vectorization: str = "sync"
     slots: int = 2
@@ -208,7 +208,7 @@ def summarize(
 @click.option("--jobs", default=10, show_default=True)
 @click.option("--kills", default=10, show_default=True, help="Half of them of children, half of Celery's main process.")
 @click.option("--env", default="CartPole-v1", show_default=True)
-@click.option("--timesteps", default=150_000, show_default=True)
+@click.option("--timesteps", default=3_000_000, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--vectorization", default="sync", show_default=True)
 @click.option("--slots", default=2, show_default=True)

@@ -14,10 +14,10 @@ SLOW = {
 """An iteration takes at least 2 · 32 · 2 ms = 0.13 s, however fast the engine is."""
 
 LONG = [
-    Plan(jobs=10, kills=10, env="CartPole-v1", timesteps=150_000),
-    Plan(jobs=2, kills=4, env="LunarLander-v3", timesteps=30_000, spec=SHORT),
-    Plan(jobs=2, kills=4, env="HalfCheetah-v5", timesteps=20_000, spec=SHORT),
-    Plan(jobs=2, kills=4, env="CartPole-v1", timesteps=60_000, vectorization="process", spec=SHORT),
+    Plan(jobs=10, kills=10, env="CartPole-v1", timesteps=3_000_000),
+    Plan(jobs=2, kills=4, env="LunarLander-v3", timesteps=500_000, spec=SHORT),
+    Plan(jobs=2, kills=4, env="HalfCheetah-v5", timesteps=300_000, spec=SHORT),
+    Plan(jobs=2, kills=4, env="CartPole-v1", timesteps=200_000, vectorization="process", spec=SHORT),
 ]
 
 

@@ -219,6 +219,9 @@ def consistency_faults(spec: TrainingSpec, environment: EnvironmentDescription |
         and not spec.evaluation.every_timesteps
     ):
         faults.append(SpecFault("/stop/metric", "eval/mean_reward needs evaluation.every_timesteps"))
+    if spec.env.vectorization in ("native", "envpool") and spec.ppo.n_steps < 2:
+        message = "the one step of a rollout may be the reset of every environment: 2 are needed at least"
+        faults.append(SpecFault("/ppo/n_steps", message))
     obstacle = fused_obstacle(spec)
     if spec.backend == "fused" and obstacle is not None:
         faults.append(SpecFault("/backend", f"the fused backend {obstacle}"))

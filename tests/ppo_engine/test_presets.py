@@ -171,6 +171,12 @@ def test_what_the_environment_cannot_do_is_refused() -> None:
     assert (fault.pointer, fault.message) == ("/env/id", "its actions are a Dict")
 
 
+@pytest.mark.parametrize("vectorization", ["native", "envpool"])
+def test_foreign_vector_forms_need_two_steps_since_one_may_be_nothing_but_resets(vectorization: str) -> None:
+    asked = {"env": {"vectorization": vectorization, "n_envs": 8}, "ppo": {"n_steps": 1, "batch_size": 8}}
+    assert pointers(asked, described(native_vector=True)) == ["/ppo/n_steps"]
+
+
 def test_squashed_actions_need_box_actions_with_finite_bounds() -> None:
     squash = {"policy": {"squash_output": True}}
     bounds: dict[str, Any] = {"type": "Box", "low": [[-1.0], [0.0]], "high": 5.0}

@@ -16,7 +16,7 @@ help:
 	@echo "make test            all tests, on SQLite and the embedded broker"
 	@echo "make check           lint, types and import contracts"
 	@echo "make faults          the long campaign of injected faults"
-	@echo "make bench           training throughput beside the peers, of two jobs at once, and of a job beside the engine"
+	@echo "make bench           training throughput beside the peers, of two jobs at once, of a job beside the engine; its start"
 	@echo "make bench-peers     get the peers that pip and git can get: CleanRL, sbx, PureJaxRL; once, before make bench"
 	@echo "make bench-scaling   steps/s against environments and width, compiled loops beside torch"
 	@echo "make bench-learning  returns reached by the presets, five seeds each"
@@ -28,7 +28,9 @@ demo: $(INSTALLED)
 up: $(INSTALLED)
 	@$(BIN)/ppo up
 
+# Compiled first, so that no test waits for it.
 test: $(INSTALLED)
+	-@$(BIN)/python -m worker.compile
 	@$(BIN)/python -m pytest -q -m "not faults" $(PYTEST_ARGS)
 
 check: $(INSTALLED)
@@ -44,6 +46,7 @@ bench: $(BENCH)
 	@$(BIN)/python -m benchmarks.throughput
 	@$(BIN)/python -m benchmarks.two_jobs
 	@$(BIN)/python -m benchmarks.service
+	@$(BIN)/python -m benchmarks.startup
 
 # The peers see our own torch, Gymnasium and NumPy; whatever they bring besides stays out of our environment.
 bench-peers: $(BENCH)

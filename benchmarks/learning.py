@@ -49,9 +49,9 @@ TARGETS = (
     Target("CartPole-v1", 495.0, 5, perfect=500.0),
     Target("Acrobot-v1", -90.0, 5),
     Target("Pendulum-v1", -200.0, 5),
-    Target("LunarLander-v3", 230.0, 3),
-    Target("LunarLanderContinuous-v3", None, 3),
-    Target("MountainCar-v0", None, 2),
+    Target("LunarLander-v3", 230.0, 5),
+    Target("LunarLanderContinuous-v3", None, 5),
+    Target("MountainCar-v0", None, 5),
 )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppo_engine.adam import Adam
+from ppo_engine.components import Components
 from ppo_engine.envs.batched import BatchedKernel, step_all
 from ppo_engine.fused.acting import Actor, Buffers, act, buffers_for, normalization_of
 from ppo_engine.fused.adam import Moments, moments_of, norm_of, step
@@ -37,7 +38,7 @@ def environment_seconds(before: BatchedKernel, rollout: FusedRollout) -> float:
     return time.perf_counter() - began
 
 
-def acting_seconds(parts: Any, rollout: FusedRollout) -> float:
+def acting_seconds(parts: Components, rollout: FusedRollout) -> float:
     """Seconds that the policy takes to act on the rollout's observations."""
     buffers = buffers_for(parts.environment, parts.policy, len(rollout.rewards))
     buffers.raw[:-1] = rollout.raw_observations
@@ -45,7 +46,7 @@ def acting_seconds(parts: Any, rollout: FusedRollout) -> float:
     transpose(network)
     activations = activations_for(network, parts.environment.n_envs)
     log_std = network.parameters[network.log_std :]
-    actor = Actor(network, head_of(parts.policy), normalization_of(parts.normalizer), log_std, activations)
+    actor = Actor(network, head_of(parts.policy), normalization_of(parts.statistics.normalizer), log_std, activations)
     _act_throughout(actor, buffers, 1)
     began = time.perf_counter()
     _act_throughout(actor, buffers, len(rollout.rewards))

@@ -22,17 +22,16 @@ from typing import NoReturn
 import numpy as np
 from pydantic import BaseModel
 
-from worker import child
-from worker.compile import is_compiled, load_compiled
 from worker.lifeline import die_with_parent
 from worker.protocol import BUSY, READY, Ended, Forked, Order
 
 logger = logging.getLogger(__name__)
 
 IMPORTED_LATE = (
-    "gymnasium.envs.classic_control", "ppo_engine.envs.native", "ppo_engine.envs.process", "ppo_engine.envs.sync",
+    "worker.child", "worker.compile", "gymnasium.envs.classic_control", "ppo_engine.envs.native",
+    "ppo_engine.envs.process", "ppo_engine.envs.sync",
 )  # fmt: skip
-"""What a trainer imports only when it needs it, as nearly every one does."""
+"""The engine, which takes seconds, and what a trainer imports only when it needs it, as nearly every one does."""
 
 MESSAGE_BYTES = 1 << 16
 THREADS_SECONDS = 2.0
@@ -49,13 +48,17 @@ def main() -> NoReturn:
     # Out of the reach of what may use the child's stdin.
     slot = socket.socket(fileno=os.dup(sys.stdin.fileno()))
     os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
+    if is_abandoned(slot):
+        sys.exit()
     for module in IMPORTED_LATE:
         importlib.import_module(module)
+    from worker import compile
+
     is_loaded = load()
     slot.send(READY)
     while True:
         if not is_loaded and not select.select([slot], [], [], LOOK_SECONDS)[0]:
-            if is_compiled():
+            if compile.is_compiled():
                 slot.send(BUSY)
                 is_loaded = load()
                 slot.send(READY)
@@ -66,8 +69,18 @@ def main() -> NoReturn:
         serve(slot, Order.model_validate_json(data), descriptors)
 
 
+def is_abandoned(slot: socket.socket) -> bool:
+    """Whether the slot died before this process had asked to die with it."""
+    try:
+        return not slot.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+
+
 def load() -> bool:
     """Load compiled code if it is there; whatever it left behind is shared with the children, not copied to each."""
+    from worker.compile import is_compiled, load_compiled
+
     if is_loaded := is_compiled():
         load_compiled()
     gc.collect()
@@ -112,6 +125,8 @@ def serve(slot: socket.socket, order: Order, descriptors: list[int]) -> None:
 
 def become_child(slot: socket.socket, server: int, order: Order, descriptors: list[int]) -> NoReturn:
     """In the forked process: have a session, a log, a pipe and random numbers of its own, and train."""
+    from worker import child
+
     die_with_parent()
     os.setsid()
     stdin, log = descriptors

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.record import RESULTS, Record, append, machine, run_module, versions
 from benchmarks.tasks import TASKS, Task, training_spec
 from ppo_client import Client
-from ppo_engine.spec import TrainingSpec
+from ppo_engine.spec import MetricsSpec, TrainingSpec
 from ppo_jobs.states import JobStatus
 from scripts.demo import service
 
@@ -24,9 +24,10 @@ CALIBRATION_STEPS = 100_000
 
 
 def spec_of(task: Task, timesteps: int) -> TrainingSpec:
-    """The setting of the throughput benchmark, over so many steps."""
+    """The setting of the throughput benchmark, over so many steps, with metrics as often as by default."""
     spec = training_spec(task, seed=0)
-    return spec.model_copy(update={"ppo": spec.ppo.model_copy(update={"total_timesteps": timesteps})})
+    ppo = spec.ppo.model_copy(update={"total_timesteps": timesteps})
+    return spec.model_copy(update={"ppo": ppo, "metrics": MetricsSpec()})
 
 
 def engine_alone(task: Task, timesteps: int) -> Record:

@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PEERS := .bench-venv
 PYTEST_ARGS ?= -n 2 --dist worksteal
 
-.PHONY: help demo up test check faults bench bench-peers bench-scaling bench-learning clean
+.PHONY: help demo up test check faults bench bench-atari bench-peers bench-scaling bench-learning clean
 
 help:
 	@echo "make demo            train CartPole through the service, download the policy and evaluate it"
@@ -17,6 +17,7 @@ help:
 	@echo "make check           lint, types and import contracts"
 	@echo "make faults          the long campaign of injected faults"
 	@echo "make bench           training throughput beside the peers, of two jobs at once, of a job beside the engine; its start"
+	@echo "make bench-atari     training throughput on Breakout with a CNN, beside Stable-Baselines3"
 	@echo "make bench-peers     get the peers that pip and git can get: CleanRL, sbx, PureJaxRL; once, before make bench"
 	@echo "make bench-scaling   steps/s against environments and width, compiled loops beside torch"
 	@echo "make bench-learning  returns reached by the presets, five seeds each"
@@ -47,6 +48,9 @@ bench: $(BENCH)
 	@$(BIN)/python -m benchmarks.two_jobs
 	@$(BIN)/python -m benchmarks.service
 	@$(BIN)/python -m benchmarks.startup
+
+bench-atari: $(BENCH)
+	@$(BIN)/python -m benchmarks.atari
 
 # The peers see our own torch, Gymnasium and NumPy; whatever they bring besides stays out of our environment.
 bench-peers: $(BENCH)

@@ -10,7 +10,19 @@ from fastapi import FastAPI
 from api import documentation, errors
 from api.dependencies import Services
 from api.middleware import BodyLimit, RequestBoundary
-from api.routes import catalogue, checkpoints, events, files, health, jobs, logs, metrics, workers
+from api.routes import (
+    catalogue,
+    checkpoints,
+    comparisons,
+    evaluations,
+    events,
+    files,
+    health,
+    jobs,
+    logs,
+    metrics,
+    workers,
+)
 from api.streams import MAX_PER_TENANT, Streams
 from api.tailer import Tailer
 from ppo_jobs.artifacts import open_artifacts
@@ -39,7 +51,19 @@ def create_app(settings: Settings, *, max_streams_per_tenant: int = MAX_PER_TENA
         tailer=tailer,
         streams=Streams(tailer, max_per_tenant=max_streams_per_tenant),
     )
-    for routes in (jobs, metrics, events, logs, checkpoints, files, catalogue, workers, health):
+    for routes in (
+        jobs,
+        metrics,
+        events,
+        logs,
+        checkpoints,
+        files,
+        evaluations,
+        comparisons,
+        catalogue,
+        workers,
+        health,
+    ):
         app.include_router(routes.router)
     errors.install(app)
     documentation.install(app)

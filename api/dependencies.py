@@ -14,12 +14,14 @@ from api.streams import Streams
 from api.tailer import Tailer
 from ppo_jobs.artifacts import ArtifactStore
 from ppo_jobs.database import Database
-from ppo_jobs.errors import CheckpointNotFound, JobNotFound
+from ppo_jobs.errors import CheckpointNotFound, EvaluationNotFound, JobNotFound
 from ppo_jobs.repository import tenants
 from ppo_jobs.repository.tenants import Principal
 
 MAX_SEQ = 2**53 - 1
 """The largest integer that every JSON reader keeps exact; a ledger ends long before."""
+
+MAX_WAIT_SECONDS = 60.0
 
 _ID_PATTERN = r"[0-9a-z]{26}"
 _bearer = HTTPBearer(auto_error=False, description="An API key, `ppo_…`, as `ppo up` and `ppo keys` make them.")
@@ -98,15 +100,41 @@ def checkpoint_id_of(
     return checkpoint_id
 
 
+def evaluation_id_of(
+    evaluation_id: Annotated[
+        str, Path(json_schema_extra={"pattern": f"^eval_{_ID_PATTERN}$"}, examples=["eval_061yqb6f7k5w8v1k9m3t7x4d2e"])
+    ],
+) -> str:
+    """
+    Raises:
+        EvaluationNotFound: no evaluation can have such an id.
+    """
+    if not re.fullmatch(f"eval_{_ID_PATTERN}", evaluation_id):
+        raise EvaluationNotFound(evaluation_id)
+    return evaluation_id
+
+
 JobId = Annotated[str, Depends(job_id_of)]
 CheckpointId = Annotated[str, Depends(checkpoint_id_of)]
+EvaluationId = Annotated[str, Depends(evaluation_id_of)]
 
 Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
 AfterJob = Annotated[str | None, Query(pattern=f"^job_{_ID_PATTERN}$", description="The `last_id` of the page before.")]
 AfterCheckpoint = Annotated[
     str | None, Query(pattern=f"^ckpt_{_ID_PATTERN}$", description="The `last_id` of the page before.")
 ]
+AfterEvaluation = Annotated[
+    str | None, Query(pattern=f"^eval_{_ID_PATTERN}$", description="The `last_id` of the page before.")
+]
+JobFilter = Annotated[str | None, Query(pattern=f"^job_{_ID_PATTERN}$", description="Only of this job.")]
+CheckpointFilter = Annotated[str | None, Query(pattern=f"^ckpt_{_ID_PATTERN}$", description="Only of this checkpoint.")]
 AfterSeq = Annotated[int, Query(ge=0, le=MAX_SEQ, description="Only what the ledger holds after this `seq`.")]
+Wait = Annotated[
+    float, Query(ge=0, le=MAX_WAIT_SECONDS, description="Seconds to hold the answer until something is new.")
+]
+KnownSeq = Annotated[
+    int | None, Query(ge=0, le=MAX_SEQ, description="The `last_seq` that is known; by default the present one.")
+]
 IdempotencyKey = Annotated[
     str | None,
     Header(

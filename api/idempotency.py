@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from celery import Celery
 from fastapi import Request
@@ -17,7 +17,10 @@ from api.dependencies import Services
 from ppo_jobs.queue import publish
 from ppo_jobs.repository import idempotency
 from ppo_jobs.repository.tenants import Principal
-from ppo_jobs.schemas import Job
+from ppo_jobs.schemas import Evaluation, Job
+
+Accepted = TypeVar("Accepted", Job, Evaluation)
+"""What a POST is answered with: what waits in a queue from now on, or what it has become."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,13 @@ def intent_of(request: Request, principal: Principal, key: str | None, body: Any
     return Intent(principal.tenant_id, key, hashlib.sha256(content.encode()).hexdigest())
 
 
-def answer_once(services: Services, intent: Intent, act: Callable[[Session], tuple[int, Job]]) -> JSONResponse:
+def answer_once(
+    services: Services, intent: Intent, model: type[Accepted], act: Callable[[Session], tuple[int, Accepted]]
+) -> JSONResponse:
     """Does `act` and stores its answer in one transaction, or gives the stored answer; then wakes who waits for work.
 
     Args:
-        act: returns the status and the job to answer with; what it raises is not stored.
+        act: returns the status and the `model` to answer with; what it raises is not stored.
     Raises:
         IdempotencyMismatch: the key was used for another request.
     """
@@ -51,21 +56,22 @@ def answer_once(services: Services, intent: Intent, act: Callable[[Session], tup
             return _answer(services.queue, *act(session))
         stored = idempotency.answered(session, intent.tenant_id, intent.key, request_hash=intent.request_hash)
         if stored is not None:
-            answer = _answer(services.queue, stored.status, Job.model_validate(stored.body))
+            answer = _answer(services.queue, stored.status, model.model_validate(stored.body))
             answer.headers["Idempotency-Replayed"] = "true"
             return answer
-        status, job = act(session)
-        body = job.model_dump(mode="json")
+        status, accepted = act(session)
+        body = accepted.model_dump(mode="json")
         idempotency.remember(
             session, intent.tenant_id, intent.key, request_hash=intent.request_hash, status=status, body=body
         )
-        return _answer(services.queue, status, job)
+        return _answer(services.queue, status, accepted)
 
 
-def _answer(queue: Celery, status: int, job: Job) -> JSONResponse:
-    """The job; a worker is woken after it was sent, since the broker may be slow, and the sweeper wakes one anyway."""
-    answer = JSONResponse(job.model_dump(mode="json"), status)
+def _answer(queue: Celery, status: int, accepted: Job | Evaluation) -> JSONResponse:
+    """What was accepted; a worker is woken after it was sent, since the broker may be slow and the sweeper wakes one
+    anyway."""
+    answer = JSONResponse(accepted.model_dump(mode="json"), status)
     if status == HTTPStatus.CREATED:
-        answer.headers["Location"] = f"/v1/jobs/{job.id}"
-        answer.background = BackgroundTask(publish, queue, job.wants)
+        answer.headers["Location"] = f"/v1/{accepted.object}s/{accepted.id}"
+        answer.background = BackgroundTask(publish, queue, accepted.wants)
     return answer

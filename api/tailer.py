@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from fastapi.sse import format_sse_event
 from starlette.concurrency import run_in_threadpool
@@ -17,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from ppo_jobs.database import Database
 from ppo_jobs.errors import DatabaseUnavailable
 from ppo_jobs.repository import events, jobs
-from ppo_jobs.schemas import Job, LedgerEvent
+from ppo_jobs.schemas import Evaluation, Job, LedgerEvent
 from ppo_jobs.states import TERMINAL, JobStatus
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,10 @@ OUTAGE_SECONDS = 1.0
 PAGE = 500
 KEPT_BYTES = 512 * 1024
 """Of rendered events, per followed job."""
+
+
+Followed: TypeAlias = Job | Evaluation
+"""What has a ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ def frame(event: LedgerEvent) -> Frame:
 class Tail:
     """The newest part of one job's ledger."""
 
-    def __init__(self, tenant_id: str, job: Job) -> None:
+    def __init__(self, tenant_id: str, job: Followed) -> None:
         self.tenant_id = tenant_id
         self.job_id = job.id
         self.last_seq = job.last_seq
@@ -106,7 +111,7 @@ class Tailer:
         self._wanted = asyncio.Event()
 
     @contextmanager
-    def follow(self, tenant_id: str, job: Job) -> Iterator[Tail]:
+    def follow(self, tenant_id: str, job: Followed) -> Iterator[Tail]:
         """The tail of `job`, kept up to date inside the block."""
         tail = self._tails.setdefault(job.id, Tail(tenant_id, job))
         tail.followers += 1

@@ -25,8 +25,8 @@ from scipy import stats
 
 from benchmarks.learning import EPISODES, PACKAGES, fingerprint_spec, preset_spec, score
 from benchmarks.record import RESULTS, Record, append, machine, read, run_module, table, versions
+from ppo_engine.aggregates import mean_interval
 from ppo_engine.bundle import load_policy
-from ppo_engine.evaluate import mean_interval
 from ppo_engine.export import spec_sha256
 from ppo_engine.spec import TrainingSpec
 

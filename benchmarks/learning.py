@@ -1,6 +1,7 @@
 """What the presets reach: nothing but the environment's id and a seed is given.
 
-A seed's score is the mean of 200 deterministic episodes of the exported policy, in an environment of their own.
+A seed's score is the mean of deterministic episodes of the exported policy, in an environment of their own. Beside it
+stands what Stable-Baselines3 reached with its zoo's hyperparameters, where `benchmarks.learning_sb3` ran it.
 Finished runs are kept in `results/learning.jsonl` and not repeated; a run counts as the same when resolved spec,
 machine, package versions and *fingerprint* are: the hash of the weights and scores that a few iterations of two small
 trainings give, so that any change of the engine that alters a number asks for new runs, and no other change does.
@@ -15,21 +16,26 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import trim_mean
 
+from benchmarks import learning_sb3
 from benchmarks.record import RESULTS, Record, append, machine, read, run_module, table, versions
+from ppo_engine.aggregates import mean_interval
 from ppo_engine.bundle import LoadedPolicy, load_policy
 from ppo_engine.envs.catalogue import describe_environment
-from ppo_engine.evaluate import EVALUATION_KEY, Evaluation, evaluate, mean_interval
+from ppo_engine.evaluate import EVALUATION_KEY, Evaluation, evaluate
 from ppo_engine.export import spec_sha256
 from ppo_engine.presets import resolve
 from ppo_engine.spec import TrainingSpec
 
 FILE = RESULTS / "learning.jsonl"
 EPISODES = 200
+LONG_EPISODES = 50
+"""Where an episode has a thousand steps: seeds differ more than episodes do."""
 PACKAGES = ("ppo-service", "torch", "gymnasium", "mujoco", "box2d", "numpy")
 
 
@@ -40,19 +46,32 @@ class Target:
     env_id: str
     mean_return: float | None
     """None: it is reported and asked nothing."""
-    seeds: int
+    seeds: int = 5
+    episodes: int = EPISODES
     perfect: float | None = None
     """The highest return that there is."""
 
 
 TARGETS = (
-    Target("CartPole-v1", 495.0, 5, perfect=500.0),
-    Target("Acrobot-v1", -90.0, 5),
-    Target("Pendulum-v1", -200.0, 5),
-    Target("LunarLander-v3", 230.0, 5),
-    Target("LunarLanderContinuous-v3", None, 5),
-    Target("MountainCar-v0", None, 5),
+    Target("CartPole-v1", 500.0, perfect=500.0),
+    Target("Acrobot-v1", -85.0),
+    Target("MountainCar-v0", -115.0),
+    Target("MountainCarContinuous-v0", 90.0),
+    Target("Pendulum-v1", -180.0),
+    Target("LunarLander-v3", 240.0),
+    Target("LunarLanderContinuous-v3", 265.0),
+    Target("BipedalWalker-v3", 290.0, episodes=LONG_EPISODES),
+    Target("Hopper-v5", 2600.0, episodes=LONG_EPISODES),
+    Target("Walker2d-v5", 3600.0, episodes=LONG_EPISODES),
+    Target("HalfCheetah-v5", 5000.0, episodes=LONG_EPISODES),
+    Target("Ant-v5", 3200.0, episodes=LONG_EPISODES),
+    Target("Swimmer-v5", 300.0, episodes=LONG_EPISODES),
+    Target("Reacher-v5", -4.1),
+    Target("InvertedPendulum-v5", 1000.0, episodes=LONG_EPISODES, perfect=1000.0),
+    Target("InvertedDoublePendulum-v5", 9200.0, episodes=LONG_EPISODES),
+    Target("Humanoid-v5", 800.0, episodes=LONG_EPISODES),
 )
+"""The best published PPO at the same number of steps; BipedalWalker's is of 5 million."""
 
 
 def preset_spec(env_id: str, seed: int) -> TrainingSpec:
@@ -122,28 +141,28 @@ def fingerprint_spec(env_id: str) -> TrainingSpec:
     )
 
 
-def run(env_id: str, seed: int) -> Record:
+def run(env_id: str, seed: int, episodes: int) -> Record:
     """One finished run."""
     spec = preset_spec(env_id, seed)
-    evaluation, weights, seconds = train_and_evaluate(spec, EPISODES)
+    evaluation, weights, seconds = train_and_evaluate(spec, episodes)
     return {
         "mean_return": evaluation.mean_reward,
         "std_return": evaluation.std_reward,
         "mean_length": evaluation.mean_length,
-        "episodes": len(evaluation.returns),
         "policy_sha256": weights,
         "train_seconds": round(seconds, 1),
         "ppo": spec.ppo.model_dump(mode="json"),
     }
 
 
-def identity(env_id: str, seed: int, engine: str) -> Record:
+def identity(target: Target, seed: int, engine: str) -> Record:
     """What makes a run the same as another."""
     return {
         "benchmark": "learning",
-        "env_id": env_id,
+        "env_id": target.env_id,
         "seed": seed,
-        "spec_sha256": spec_sha256(preset_spec(env_id, seed)),
+        "episodes": target.episodes,
+        "spec_sha256": spec_sha256(preset_spec(target.env_id, seed)),
         "engine": engine,
         "machine": machine(),
         "versions": versions(*PACKAGES),
@@ -153,7 +172,7 @@ def identity(env_id: str, seed: int, engine: str) -> Record:
 def campaign(targets: list[Target], jobs: int, engine: str) -> dict[str, list[Record]]:
     """Every target's runs by environment, finishing those that are missing, `jobs` at a time."""
     finished = read(FILE)
-    wanted = [identity(target.env_id, seed, engine) for target in targets for seed in range(target.seeds)]
+    wanted = [identity(target, seed, engine) for target in targets for seed in range(target.seeds)]
 
     def known(wish: Record) -> Record | None:
         return next((record for record in finished if wish.items() <= record.items()), None)
@@ -167,8 +186,20 @@ def campaign(targets: list[Target], jobs: int, engine: str) -> dict[str, list[Re
     }
 
 
+def kept(targets: list[Target]) -> dict[str, list[Record]]:
+    """The newest finished run of every target's seeds with the present preset, whatever machine and engine made it."""
+    finished = {(record["spec_sha256"], record["seed"], record["episodes"]): record for record in read(FILE)}
+    runs: dict[str, list[Record]] = {}
+    for target in targets:
+        names = [(spec_sha256(preset_spec(target.env_id, seed)), seed, target.episodes) for seed in range(target.seeds)]
+        runs[target.env_id] = [finished[name] for name in names if name in finished]
+    return runs
+
+
 def _measured(wish: Record) -> Record:
-    outcome = run_module("benchmarks.learning", ["--run", str(wish["env_id"]), str(wish["seed"])])
+    outcome = run_module(
+        "benchmarks.learning", ["--run", str(wish["env_id"]), str(wish["seed"]), str(wish["episodes"])]
+    )
     record: Record = {**wish, **outcome}
     append(FILE, record)
     print(f"{wish['env_id']} seed {wish['seed']}: {outcome['mean_return']:.2f}", file=sys.stderr)
@@ -187,6 +218,8 @@ def summary(target: Target, records: list[Record]) -> Record:
         "target": target.mean_return,
         "mean": mean,
         "ci95": None if interval is None else list(interval),
+        "iqm": float(trim_mean(returns, 0.25)),
+        "sb3_zoo": statistics.fmean(peers) if (peers := learning_sb3.kept(target.env_id)) else None,
         "returns": list(returns),
         "perfect_seeds": None if target.perfect is None else sum(value == target.perfect for value in returns),
         "reached": None if target.mean_return is None else mean >= target.mean_return,
@@ -202,32 +235,44 @@ def _cells(target: Target, records: list[Record]) -> Iterator[str]:
     yield target.env_id
     yield f"{answer['timesteps']:,}"
     yield "" if target.mean_return is None else f"≥ {target.mean_return:g}"
-    yield f"{answer['mean']:.1f}"
-    yield "" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}"
-    yield ", ".join(f"{record['mean_return']:.1f}" for record in records)
+    yield f"{answer['mean']:.4g}"
+    yield "" if interval is None else f"{interval[0]:.4g} to {interval[1]:.4g}"
+    yield f"{answer['iqm']:.4g}"
+    yield ", ".join(f"{record['mean_return']:.4g}" for record in records)
+    yield "" if answer["sb3_zoo"] is None else f"{answer['sb3_zoo']:.4g}"
     yield "" if target.perfect is None else f"{answer['perfect_seeds']} of {len(records)}"
     yield f"{answer['train_seconds']:.0f} s"
-    yield "" if target.mean_return is None else "yes" if answer["reached"] else "no"
+    yield "" if target.mean_return is None else "yes" if answer["reached"] else "falls short"
 
 
 def main() -> int:
     """Prints the table; with --json, one JSON object instead. Status 1 if a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__)
-    parser.add_argument("--envs", nargs="+", choices=[target.env_id for target in TARGETS])
+    parser.add_argument("--envs", nargs="+", choices=[target.env_id for target in TARGETS], metavar="ENV")
+    parser.add_argument("--seeds", type=int, help="of each environment, instead of five")
+    parser.add_argument("--kept", action="store_true", help="train nothing: kept runs of these presets, any machine's")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time; each has one thread")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--run", nargs=2, metavar=("ENV", "SEED"), help="one run, in this process")
+    parser.add_argument("--run", nargs=3, metavar=("ENV", "SEED", "EPISODES"), help="one run, in this process")
     parser.add_argument("--fingerprint", action="store_true", help="name the engine by what it computes")
     options = parser.parse_args()
     if options.run:
-        print(json.dumps(run(options.run[0], int(options.run[1]))))
+        print(json.dumps(run(options.run[0], int(options.run[1]), int(options.run[2]))))
         return 0
     if options.fingerprint:
         print(json.dumps({"engine": fingerprint()}))
         return 0
-    targets = [target for target in TARGETS if not options.envs or target.env_id in options.envs]
-    engine = str(run_module("benchmarks.learning", ["--fingerprint"])["engine"])
-    runs = campaign(targets, options.jobs, engine)
+    targets = [
+        replace(target, seeds=options.seeds or target.seeds)
+        for target in TARGETS
+        if not options.envs or target.env_id in options.envs
+    ]
+    if options.kept:
+        runs = kept(targets)
+        targets = [target for target in targets if runs[target.env_id]]
+    else:
+        engine = str(run_module("benchmarks.learning", ["--fingerprint"])["engine"])
+        runs = campaign(targets, options.jobs, engine)
     if options.json:
         print(json.dumps({"machine": machine(), "tasks": [summary(target, runs[target.env_id]) for target in targets]}))
     else:
@@ -237,12 +282,15 @@ def main() -> int:
             "target",
             "mean",
             "95 % interval",
+            "IQM",
             "each seed",
+            "SB3 + zoo",
             "perfect",
             "training",
             "reached",
         )
-        print(f"{machine()}; preset only; mean of {EPISODES} deterministic episodes per seed")
+        where = "; ".join(sorted({str(record["machine"]) for records in runs.values() for record in records}))
+        print(f"{where}; preset only; {EPISODES} deterministic episodes per seed, {LONG_EPISODES} of the long ones")
         print(table(header, [list(_cells(target, runs[target.env_id])) for target in targets]))
     missed = [target for target in targets if summary(target, runs[target.env_id])["reached"] is False]
     return 1 if missed else 0

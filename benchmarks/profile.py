@@ -123,7 +123,7 @@ def _torch_phases(parts: Any, watch: Stopwatch) -> Iterator[Callable[[], Times]]
     watch.wrap(parts.backend.learner.adam, "step", UPDATE[2])
     from ppo_engine.advantages import advantages_and_returns
 
-    with mock.patch("ppo_engine.update.advantages_and_returns", watch.timed(advantages_and_returns, UPDATE[0])):
+    with mock.patch("ppo_engine.targets.advantages_and_returns", watch.timed(advantages_and_returns, UPDATE[0])):
         yield dict
 
 

@@ -1,8 +1,9 @@
 """What the service costs: a job through HTTP, broker, database and ledger against the engine alone, in the same run.
 
 Throughput is the timesteps between the first and the last metrics event over the time between them; checkpoints are
-written as by default, nothing is evaluated. The engine runs before and after the job, since a machine's speed drifts.
-The ledger is written in batches, so the service's span is uncertain by about a second: let it be a minute at least.
+written as by default, nothing is evaluated. Engine and jobs take turns, since a machine's speed drifts. The CPU time
+between the same events is compared as well; a job's is that of its child, from its start to its end.
+The ledger is written in batches, so a job's span is uncertain by a quarter of a second: let it be half a minute.
 """
 
 import argparse
@@ -11,7 +12,10 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from benchmarks.record import RESULTS, Record, append, machine, run_module, versions
 from benchmarks.tasks import TASKS, Task, training_spec
@@ -34,10 +38,12 @@ def engine_alone(task: Task, timesteps: int) -> Record:
     """Trains in this process, writing no checkpoint."""
     from ppo_engine.trainer import Trainer
 
-    trainer = Trainer(spec_of(task, timesteps), threads=1)
+    trainer = Trainer(spec_of(task, timesteps), threads=1, environment_cores=1)
+    started = time.process_time()
     events = [(time.perf_counter(), progress.timesteps) for progress in trainer.iterations() if progress.metrics]
+    cpu_seconds = time.process_time() - started
     trainer.close()
-    return _throughput(events)
+    return {**_throughput(events), "cpu_seconds": cpu_seconds}
 
 
 def through_the_service(client: Client, task: Task, timesteps: int) -> Record:
@@ -47,27 +53,29 @@ def through_the_service(client: Client, task: Task, timesteps: int) -> Record:
         raise RuntimeError(f"the job ended as {job.status.value}: {job.data.status_reason}")
     recorded = [(event.created_at, event.data["timesteps"]) for event in job.events() if event.type == "metrics"]
     events = [(at.timestamp(), timesteps) for at, timesteps in recorded if isinstance(timesteps, int)]
-    return _throughput(events)
+    return {**_throughput(events), "cpu_seconds": job.data.usage.cpu_seconds}
 
 
-def compare(task: Task, seconds: float) -> Record:
-    """Engine, service, engine; the ratio is to the mean of the engine's two runs."""
+def compare(task: Task, seconds: float, runs: int) -> Record:
+    """Engine and service in turns; `ratio` and `cpu_ratio` are those of their medians."""
     calibration = _alone(task, CALIBRATION_STEPS)
     timesteps = int(_number(calibration, "steps_per_second") * seconds)
-    before = _alone(task, timesteps)
+    engine: list[Record] = []
+    served: list[Record] = []
     with tempfile.TemporaryDirectory(prefix="ppo-bench-") as folder, service(Path(folder)) as client:
-        served = through_the_service(client, task, timesteps)
-    after = _alone(task, timesteps)
-    alone = statistics.fmean([_number(before, "steps_per_second"), _number(after, "steps_per_second")])
+        for _ in range(runs):
+            engine.append(_alone(task, timesteps))
+            served.append(through_the_service(client, task, timesteps))
     return {
         "benchmark": "service",
         "task": task.name,
         "timesteps": timesteps,
         "machine": machine(),
         "versions": versions("ppo-service", "torch", "gymnasium", "numpy"),
-        "engine": [before, after],
-        "service": served,
-        "ratio": _number(served, "steps_per_second") / alone,
+        "engine": list[JsonValue](engine),
+        "service": list[JsonValue](served),
+        "ratio": _median(served, "steps_per_second") / _median(engine, "steps_per_second"),
+        "cpu_ratio": _median(engine, "cpu_seconds") / _median(served, "cpu_seconds"),
     }
 
 
@@ -86,26 +94,37 @@ def _number(record: Record, name: str) -> float:
     return value
 
 
+def _median(records: Sequence[Record], name: str) -> float:
+    return statistics.median(_number(record, name) for record in records)
+
+
+def _spread(records: JsonValue) -> str:
+    assert isinstance(records, list)
+    speeds = [_number(record, "steps_per_second") for record in records if isinstance(record, dict)]
+    return f"{statistics.median(speeds):,.0f} steps/s ({min(speeds):,.0f} to {max(speeds):,.0f})"
+
+
 def main() -> int:
     """Prints both throughputs and their ratio; with --json, one JSON object as the last line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
     parser.add_argument("--task", choices=list(TASKS), default="cartpole")
-    parser.add_argument("--seconds", type=float, default=75.0, help="how long the job shall take, about")
+    parser.add_argument("--seconds", type=float, default=40.0, help="how long a job shall take, about")
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--engine", nargs=2, metavar=("TASK", "TIMESTEPS"), help="the engine alone, in this process")
     options = parser.parse_args()
     if options.engine:
         print(json.dumps(engine_alone(TASKS[options.engine[0]], int(options.engine[1]))))
         return 0
-    record = compare(TASKS[options.task], options.seconds)
+    record = compare(TASKS[options.task], options.seconds, options.runs)
     append(RESULTS / "service.jsonl", record)
     if options.json:
         print(json.dumps(record))
         return 0
-    served = record["service"]
-    assert isinstance(served, dict)
-    print(f"{machine()}; {options.task}, {record['timesteps']} steps, {_number(served, 'seconds'):.0f} s as a job")
-    print(f"{_number(served, 'steps_per_second'):,.0f} steps/s, {_number(record, 'ratio'):.1%} of the engine alone")
+    print(f"{machine()}; {options.task}, {record['timesteps']} steps, {options.runs} runs of each in turns")
+    print(f"engine  {_spread(record['engine'])}")
+    print(f"service {_spread(record['service'])}")
+    print(f"{_number(record, 'ratio'):.1%} of the engine alone, {_number(record, 'cpu_ratio'):.1%} per CPU second")
     return 0
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         UnexpectedAnswer,
         WaitTimedOut,
     )
+    from ppo_client.evaluations import EvaluationHandle
     from ppo_client.jobs import JobHandle
     from ppo_client.transport import RetryPolicy
 
@@ -42,6 +43,7 @@ __all__ = [
     "ConfigurationInvalid",
     "Conflict",
     "DownloadFailed",
+    "EvaluationHandle",
     "ExtraMissing",
     "InvalidRequest",
     "JobHandle",
@@ -60,6 +62,7 @@ __all__ = [
 _HOMES = {
     "CheckpointHandle": "ppo_client.checkpoints",
     "Client": "ppo_client.client",
+    "EvaluationHandle": "ppo_client.evaluations",
     "JobHandle": "ppo_client.jobs",
     "RetryPolicy": "ppo_client.transport",
 }

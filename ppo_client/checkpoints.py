@@ -6,6 +6,7 @@ from typing import Self
 
 from ppo_client.download import download_file
 from ppo_client.errors import NotFound
+from ppo_client.evaluations import EvaluationHandle, request_evaluation, wish_for
 from ppo_client.paging import segment
 from ppo_client.transport import Transport
 from ppo_jobs.schemas import Checkpoint, CheckpointFile, CheckpointPatch
@@ -64,6 +65,19 @@ class CheckpointHandle:
             download_file(self._transport, f"{self._path}/files/{segment(file.name)}", file, folder, on_bytes=on_bytes)
             for file in files
         ]
+
+    def evaluate(
+        self,
+        *,
+        n_episodes: int = 100,
+        seed: int | None = None,
+        deterministic: bool = True,
+        max_episode_steps: int | None = None,
+    ) -> EvaluationHandle:
+        """Have the service play whole episodes with this policy; as `JobHandle.evaluate`."""
+        given = {"checkpoint_id": self.id, "n_episodes": n_episodes, "seed": seed}
+        more = {"deterministic": deterministic, "max_episode_steps": max_episode_steps}
+        return request_evaluation(self._transport, wish_for({**given, **more}))
 
     def pin(self, *, pinned: bool = True) -> Self:
         """Keep the checkpoint whatever the retention rules say, or no longer."""

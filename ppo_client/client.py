@@ -1,17 +1,29 @@
 """The service as a Python object."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 from ppo_client.checkpoints import CheckpointHandle
 from ppo_client.config import discover
+from ppo_client.evaluations import EvaluationHandle, Score, compare_groups, request_evaluation
 from ppo_client.jobs import JobHandle
 from ppo_client.paging import items, segment
 from ppo_client.specs import training_spec
 from ppo_client.transport import OnRetry, RetryPolicy, Transport
 from ppo_engine.spec import TrainingSpec, settings_made
-from ppo_jobs.schemas import Checkpoint, Environment, Health, Job, Page, Preset, Worker
+from ppo_jobs.schemas import (
+    Checkpoint,
+    Comparison,
+    Environment,
+    Evaluation,
+    EvaluationRequest,
+    Health,
+    Job,
+    Page,
+    Preset,
+    Worker,
+)
 from ppo_jobs.states import JobStatus
 
 
@@ -120,9 +132,62 @@ class Client:
         path = f"/v1/checkpoints/{segment(checkpoint_id)}"
         return CheckpointHandle(self._transport, self._transport.get(Checkpoint, path))
 
+    def evaluate(self, wish: EvaluationRequest, *, idempotency_key: str | None = None) -> EvaluationHandle:
+        """Have the service play whole episodes with a checkpoint's policy; `wait` for its `data.result`.
+
+        Raises:
+            NotFound: there is no such job or checkpoint.
+            Conflict: the job has no such checkpoint, or not yet.
+        """
+        return request_evaluation(self._transport, wish, idempotency_key=idempotency_key)
+
+    def evaluation(self, evaluation_id: str) -> EvaluationHandle:
+        """The evaluation with this id.
+
+        Raises:
+            NotFound: there is none.
+        """
+        path = f"/v1/evaluations/{segment(evaluation_id)}"
+        return EvaluationHandle(self._transport, self._transport.get(Evaluation, path))
+
+    def evaluations(
+        self,
+        *,
+        job_id: str | None = None,
+        checkpoint_id: str | None = None,
+        status: JobStatus | str | None = None,
+        page_size: int = 50,
+    ) -> Iterator[EvaluationHandle]:
+        """Evaluations, newest first, without single episodes; pages are read as they are needed."""
+        filters = {"job_id": job_id, "checkpoint_id": checkpoint_id, "status": status, "limit": page_size}
+        for evaluation in items(self._transport, Page[Evaluation], "/v1/evaluations", filters):
+            yield EvaluationHandle(self._transport, evaluation)
+
+    def compare(self, *groups: str | Sequence[str], score: Score = "rollout/ep_rew_mean") -> Comparison:
+        """Compare two or more groups over their seeds; `winner` is None where the data do not carry one.
+
+        Args:
+            groups: names of groups, or lists of ids of jobs.
+            score: `evaluation`, the mean return of the newest evaluation of each final checkpoint, or a metric's last
+                value.
+
+        Raises:
+            NotFound: there is no such group or job.
+            InvalidRequest: they are not on one environment, or not disjoint.
+        """
+        return compare_groups(self._transport, groups, score)
+
     def environments(self) -> list[Environment]:
         """The catalogue: what the service's workers can train."""
         return list(items(self._transport, Page[Environment], "/v1/environments"))
+
+    def environment(self, env_id: str) -> Environment:
+        """One entry of the catalogue.
+
+        Raises:
+            NotFound: no worker knows it.
+        """
+        return self._transport.get(Environment, f"/v1/environments/{segment(env_id)}")
 
     def presets(self) -> list[Preset]:
         """The hyperparameters that were tuned per environment."""

@@ -1,11 +1,12 @@
 """One job, as its user handles it."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, Self
 
 from ppo_client.checkpoints import CheckpointHandle
-from ppo_client.errors import NotFound, WaitTimedOut
+from ppo_client.errors import NotFound
+from ppo_client.evaluations import EvaluationHandle, request_evaluation, wish_for
+from ppo_client.handles import Handle
 from ppo_client.paging import items, segment
 from ppo_client.stream import LedgerStream
 from ppo_client.transport import Transport
@@ -20,57 +21,16 @@ from ppo_jobs.schemas import (
     Page,
     RetryRequest,
 )
-from ppo_jobs.states import TERMINAL, JobStatus
-
-LONGEST_POLL_SECONDS = 30.0
-SHORTEST_POLL_SECONDS = 0.25
-"""Between two polls of a service that answers at once instead of holding the answer back."""
+from ppo_jobs.states import EventType
 
 CheckpointLabel = Literal["best", "latest", "final"]
 
 
-class JobHandle:
+class JobHandle(Handle[Job]):
     """A job and what can be done with it. `data` is what was last read of it; `refresh` reads it again."""
 
     def __init__(self, transport: Transport, data: Job) -> None:
-        self._transport = transport
-        self._path = f"/v1/jobs/{segment(data.id)}"
-        self.data = data
-
-    def __repr__(self) -> str:
-        return f"JobHandle({self.id!r}, {self.status.value})"
-
-    @property
-    def id(self) -> str:
-        return self.data.id
-
-    @property
-    def status(self) -> JobStatus:
-        return self.data.status
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the job has ended, one way or another."""
-        return self.data.status in TERMINAL
-
-    def refresh(self) -> Self:
-        """Read the job again."""
-        self._read()
-        return self
-
-    def wait(self, timeout_seconds: float | None = None) -> Self:
-        """Return when the job has ended, however it ended: look at `status`.
-
-        Raises:
-            WaitTimedOut: it had not ended in time; it goes on.
-        """
-        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while not self.is_finished:
-            remaining = LONGEST_POLL_SECONDS if deadline is None else deadline - time.monotonic()
-            if remaining <= 0:
-                raise WaitTimedOut(f"{self.id} is still {self.status.value} after {timeout_seconds:g} s.")
-            self._poll(min(LONGEST_POLL_SECONDS, remaining))
-        return self
+        super().__init__(transport, f"/v1/jobs/{segment(data.id)}", data)
 
     def stream(self, *, after: int = 0) -> Iterator[LedgerEvent]:
         """The ledger from `after` on, live until the job has ended; then `data` is what it ended as.
@@ -86,9 +46,9 @@ class JobHandle:
         if self.data.last_seq > stream.last_seq:
             yield from self.events(after=stream.last_seq)
 
-    def events(self, *, after: int = 0, page_size: int = 1000) -> Iterator[LedgerEvent]:
-        """The ledger from `after` to where it is now; pages are read as they are needed."""
-        path, filters = f"{self._path}/events", {"limit": page_size}
+    def events(self, *, after: int = 0, page_size: int = 1000, type: EventType | None = None) -> Iterator[LedgerEvent]:
+        """The ledger from `after` to where it is now, or its events of one type; pages are read as they are needed."""
+        path, filters = f"{self._path}/events", {"limit": page_size, "type": type}
         yield from items(self._transport, Page[LedgerEvent], path, filters, after=after)
 
     def metrics(
@@ -136,14 +96,28 @@ class JobHandle:
         path = f"/v1/checkpoints/{segment(checkpoint_id)}"
         return CheckpointHandle(self._transport, self._transport.get(Checkpoint, path))
 
-    def cancel(self) -> Self:
-        """Ask for the job to be stopped; a running one keeps a checkpoint. Cancelling twice is no error.
+    def evaluate(
+        self,
+        *,
+        checkpoint: CheckpointLabel = "final",
+        n_episodes: int = 100,
+        seed: int | None = None,
+        deterministic: bool = True,
+        max_episode_steps: int | None = None,
+    ) -> EvaluationHandle:
+        """Have the service play whole episodes with one of the job's policies; `wait` for its `data.result`.
+
+        Args:
+            seed: determines the episodes; drawn if it is missing, and none that training had.
+            deterministic: take the likeliest actions instead of sampled ones.
+            max_episode_steps: truncate episodes there; by default where training did.
 
         Raises:
-            Conflict: the job has already succeeded or failed.
+            Conflict: the job has no such checkpoint, or not yet.
         """
-        self.data = self._transport.post(Job, f"{self._path}/cancel")
-        return self
+        given = {"job_id": self.id, "checkpoint": checkpoint, "n_episodes": n_episodes, "seed": seed}
+        more = {"deterministic": deterministic, "max_episode_steps": max_episode_steps}
+        return request_evaluation(self._transport, wish_for({**given, **more}))
 
     def retry(self, *, checkpoint_id: str | None = None, from_start: bool = False) -> "JobHandle":
         """A new job like this one, from its newest checkpoint, from the one given, or from the start.
@@ -168,18 +142,3 @@ class JobHandle:
             Conflict: the job has not ended.
         """
         self._transport.send("DELETE", self._path)
-
-    def _poll(self, seconds: float) -> None:
-        """One long poll: returns when something happened, or after `seconds`."""
-        before, started = self.data.last_seq, time.monotonic()
-        self._read({"wait": round(seconds, 3), "after": before}, held_seconds=seconds, is_patient=True)
-        if not self.is_finished:
-            time.sleep(max(0.0, min(seconds, SHORTEST_POLL_SECONDS) - (time.monotonic() - started)))
-
-    def _read(
-        self, params: Mapping[str, float] | None = None, *, held_seconds: float = 0.0, is_patient: bool = False
-    ) -> None:
-        response = self._transport.send(
-            "GET", self._path, params=params, held_seconds=held_seconds, is_patient=is_patient
-        )
-        self.data = self._transport.decode(Job, response)

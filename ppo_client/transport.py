@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +19,9 @@ from ppo_client.errors import ClientError, FieldFault, ProblemError, ServiceUnre
 from ppo_jobs.schemas import Problem
 
 Model = TypeVar("Model", bound=BaseModel)
+
+Params: TypeAlias = Mapping[str, str | int | float | Sequence[str] | None]
+"""Of a query; a sequence is sent as the same name several times."""
 
 OnRetry: TypeAlias = Callable[[ClientError], None]
 """Told why, before each further try."""
@@ -110,7 +113,7 @@ class Transport:
         model: type[Model],
         path: str,
         *,
-        params: Mapping[str, str | int | float | None] | None = None,
+        params: Params | None = None,
     ) -> Model:
         """The answer to a GET, as `model`."""
         return self.decode(model, self.send("GET", path, params=params))
@@ -127,7 +130,7 @@ class Transport:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str | int | float | None] | None = None,
+        params: Params | None = None,
         body: JsonValue = None,
         headers: Mapping[str, str] | None = None,
         held_seconds: float = 0.0,
@@ -194,7 +197,7 @@ class Transport:
         self,
         path: str,
         *,
-        params: Mapping[str, str | int | float | None] | None = None,
+        params: Params | None = None,
         headers: Mapping[str, str] | None = None,
         silence_seconds: float | None = None,
     ) -> Iterator[httpx.Response]:
@@ -264,7 +267,7 @@ def retry_after(response: httpx.Response) -> float | None:
     return max(0.0, (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds())
 
 
-def _given(params: Mapping[str, str | int | float | None] | None) -> dict[str, str | int | float]:
+def _given(params: Params | None) -> dict[str, str | int | float | Sequence[str]]:
     return {name: value for name, value in (params or {}).items() if value is not None}
 
 

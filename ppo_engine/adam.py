@@ -31,6 +31,37 @@ class Adam:
         self.parameters.addcdiv_(self.m, self._denominator, value=-step_size)
 
 
+class PartedAdam(Adam):
+    """Adam for which actor and critic are two optimisers: each part has its learning rate and its count of steps.
+
+    `steps` counts the actor's. A step of one part leaves parameters and moments of the other as they are.
+    """
+
+    def __init__(self, parameters: Tensor, is_critic: Tensor) -> None:
+        """`is_critic` [P] bool says whose each parameter is."""
+        super().__init__(parameters)
+        self.critic_steps = 0
+        self._actor, self._critic = ((is_critic == part).nonzero().squeeze(1) for part in (False, True))
+
+    def step_actor(self, gradients: Tensor, learning_rate: float) -> None:
+        self.steps += 1
+        self._step_at(self._actor, gradients, learning_rate, self.steps)
+
+    def step_critic(self, gradients: Tensor, learning_rate: float) -> None:
+        self.critic_steps += 1
+        self._step_at(self._critic, gradients, learning_rate, self.critic_steps)
+
+    @torch.no_grad()
+    def _step_at(self, part: Tensor, gradients: Tensor, learning_rate: float, steps: int) -> None:
+        gradient = gradients[part]
+        m = self.m[part].lerp_(gradient, 1 - self.beta1)
+        v = self.v[part].mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
+        self.m[part], self.v[part] = m, v
+        denominator = v.sqrt().div_(math.sqrt(1 - self.beta2**steps)).add_(self.epsilon)
+        step_size = learning_rate / (1 - self.beta1**steps)
+        self.parameters[part] = self.parameters[part].addcdiv_(m, denominator, value=-step_size)
+
+
 @torch.no_grad()
 def clip_gradients(gradients: Tensor, max_norm: float) -> Tensor:
     """Scales the flat gradients in place so that their norm is at most `max_norm`; returns the norm before."""

@@ -36,6 +36,31 @@ def advantages_and_returns(
     return advantages, advantages + values
 
 
+def n_step_advantages_and_returns(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    done: Tensor,
+    *,
+    gamma: float,
+    n: int,
+) -> tuple[Tensor, Tensor]:
+    """Advantages by the returns of n steps: up to n discounted rewards, then V of where they led to.
+
+    There are fewer than n before the end of an episode or of the rollout. Arguments and answer are those of
+    `advantages_and_returns`; its sums weigh the returns of all n, these take one.
+    Source: Sutton and Barto 2018, eq. 7.1; Mnih et al. 2016, arXiv:1602.01783, section 4
+    """
+    one_step = rewards + gamma * next_values.masked_fill(terminated, 0.0)
+    goes_on = ~done[:-1]
+    returns = one_step
+    for _ in range(min(n, len(rewards)) - 1):
+        further = torch.where(goes_on, rewards[:-1] + gamma * returns[1:], one_step[:-1])
+        returns = torch.cat([further, one_step[-1:]])
+    return returns - values, returns
+
+
 def normalized_advantages(advantages: Tensor, mask: Tensor | None = None, *, epsilon: float = 1e-8) -> Tensor:
     """Advantages of mean 0 and standard deviation 1 (over n - 1) along the last dimension.
 
@@ -46,7 +71,7 @@ def normalized_advantages(advantages: Tensor, mask: Tensor | None = None, *, eps
         advantages: [..., B].
         mask: [..., B] bool; where it is False the advantage neither counts nor is of any use afterwards.
     """
-    exact = advantages.double()
+    exact = advantages.double() if mask is None else advantages.double().masked_fill(~mask, 0.0)
     weights = torch.ones_like(exact) if mask is None else mask.to(exact.dtype)
     count = weights.sum(-1, keepdim=True)
     centred = exact - (exact * weights).sum(-1, keepdim=True) / count.clamp(min=1)

@@ -2,7 +2,7 @@
 
 from typing import Literal, TypeAlias
 
-from ppo_engine.spec import TrainingSpec
+from ppo_engine.spec import CriticSpec, KLAdaptiveRate, TrainingSpec
 
 BackendName: TypeAlias = Literal["torch", "fused"]
 
@@ -30,4 +30,49 @@ def fused_obstacle(spec: TrainingSpec) -> str | None:
         return "runs on the CPU only"
     if spec.env.vectorization == "device":
         return "steps no environments that are torch's tensors"
+    return beyond_plain(spec)
+
+
+def graph_obstacle(spec: TrainingSpec) -> str | None:
+    """Why captured graphs on CUDA cannot compute the training; None where they can."""
+    if spec.ppo.recompute_advantages:
+        return "does not estimate advantages anew between epochs (recompute_advantages)"
+    if spec.normalize.values:
+        return "does not know values in units of their statistics (normalize.values)"
+    return beyond_plain(spec)
+
+
+def beyond_plain(spec: TrainingSpec) -> str | None:
+    """What makes a training more than PPO-Clip with a plain MLP, as "does not know …"; None where nothing does.
+
+    Compiled loops and captured graphs know the plain training alone.
+    """
+    if spec.env.action_masks:
+        return "does not know action masks"
+    if spec.env.atari is not None:
+        return "does not know games with several lives"
+    policy = spec.policy
+    if policy.memory != "none":
+        return "does not know policies with memory"
+    if policy.network in ("cnn", "impala"):
+        return "does not know convolutions"
+    if policy.activation not in ("tanh", "relu"):
+        return f"does not know the activation {policy.activation}"
+    if policy.layer_norm:
+        return "does not know layer norm"
+    if policy.use_sde:
+        return "does not know noise that depends on features (use_sde)"
+    if policy.state_dependent_std:
+        return "does not know standard deviations that depend on the state (state_dependent_std)"
+    ppo = spec.ppo
+    if ppo.objective != "clip":
+        return f"does not know the objective {ppo.objective}"
+    if ppo.kl_penalty is not None:
+        return "does not know a penalty on the KL"
+    if ppo.rpo_alpha > 0:
+        return "does not know perturbed means"
+    if isinstance(ppo.learning_rate, KLAdaptiveRate):
+        return "does not know a learning rate that follows the KL"
+    if ppo.critic != CriticSpec():
+        return "does not know an optimiser of the critic's own"
     return None

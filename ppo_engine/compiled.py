@@ -2,8 +2,9 @@
 
 Compiled functions live in `ppo_engine/fused` and `ppo_engine/envs/batched` only. Their code is kept in a directory
 named for the content of all these sources: numba itself notices a change of the file that holds a function, but not of
-the files whose functions it calls. The directory lies below NUMBA_CACHE_DIR, or the user's cache directory. numba reads
-it with pickle, so it is for its owner alone (mode 0700).
+the files whose functions it calls, and it compiles anew wherever the same file lies at another path. The directory lies
+below NUMBA_CACHE_DIR, or the user's cache directory. numba reads it with pickle, so it is for its owner alone (mode
+0700). Code that cannot be kept or read costs time, never a training.
 """
 
 import hashlib
@@ -11,9 +12,10 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,67 @@ def sources_digest() -> str:
     return digest.hexdigest()[:16]
 
 
+def all_kept() -> bool:
+    """Whether every function that this process compiled is on disk now."""
+    return CODE is not None and not _lost
+
+
+class _ByContent(_CacheLocator):
+    """Keeps a function's code below `CODE`, which is named for its content, wherever its source lies."""
+
+    def __init__(self, function: Callable[..., Any], source: str) -> None:
+        self._line = function.__code__.co_firstlineno
+        self._folder = Path(source).resolve().parent.relative_to(PACKAGE.resolve()).as_posix()
+
+    def get_cache_path(self) -> str:
+        return str(Path(str(CODE), self._folder))
+
+    def get_source_stamp(self) -> str:
+        return ""
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> "_ByContent":
+        return cls(py_func, py_file)
+
+
+class _Implementation(CompileResultCacheImpl):
+    _locator_classes: list[type[object]] = [_ByContent]  # noqa: RUF012 (numba declares it so)
+
+
+class _Cache(FunctionCache):
+    """What numba asks for a function's code before it compiles it, and gives it to afterwards."""
+
+    _impl_class = _Implementation
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]  # numba's
+        except Exception as error:  # Whatever unpickling a damaged file may raise.
+            _warn("compiled code cannot be read from", error)
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]  # numba's
+        except OSError as error:
+            _warn("compiled code cannot be kept in", error)
+            _lost.append(self._name)
+
+
+_lost: list[str] = []
+_warned: set[str] = set()
+
+
+def _warn(words: str, error: Exception) -> None:
+    """Say it once: a full disk would else be told of by each function."""
+    if words not in _warned:
+        _warned.add(words)
+        log.warning("%s %s: %s", words, CODE, error)
+
+
 def _kept_code() -> Path | None:
     """The directory for machine code; None where none can be made, so that every process compiles for itself."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -71,11 +134,12 @@ def _kept_code() -> Path | None:
 
 def _jit(function: Function, *, fastmath: bool | set[str], counts_references: bool = True) -> Function:
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath, "_nrt": counts_references}
-    compile_: Any = numba.njit(cache=CODE is not None, **options)
-    made: Function = compile_(function)
-    return made
+    compile_: Any = numba.njit(**options)
+    made = compile_(function)
+    if CODE is not None:
+        # What `cache=True` would set: numba has no public way to say where code is kept but by path.
+        made._cache = _Cache(function)  # type: ignore[no-untyped-call]  # numba's
+    return cast(Function, made)
 
 
 CODE = _kept_code()
-if CODE is not None:
-    SETTINGS["CACHE_DIR"] = str(CODE)

@@ -85,7 +85,7 @@ class EnvironmentWorkerDied(EnvironmentFault):
 
 
 class InvalidObservation(EnvironmentFault):
-    """It returned an observation or reward that is not finite, or not of its space's shape and type."""
+    """It returned a reward or observation that is not finite, or an observation that is not of its space."""
 
     code: ClassVar[str] = "env_invalid_output"
 

@@ -7,26 +7,38 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue, ValidationError
 
-from ppo_engine.bundle import load_policy
+from ppo_engine.aggregates import interquartile_mean, interquartile_mean_bootstrap, mean_bootstrap
+from ppo_engine.bundle import LoadedPolicy, load_policy
+from ppo_engine.envs.batched import is_batched
+from ppo_engine.envs.masks import GivesMasks
 from ppo_engine.envs.registry import episode_limit
+from ppo_engine.envs.spaces import Rows
 from ppo_engine.envs.vector import VectorEnvironment, make_vector_environment
-from ppo_engine.errors import EngineError
-from ppo_engine.spec import EnvSpec
+from ppo_engine.errors import EngineError, TrainingDiverged
+from ppo_engine.recurrent.acting import Remembering
+from ppo_engine.spec import EnvSpec, EvaluationPlan
 
 MAX_EPISODE_STEPS = 1_000_000
 """Where an episode of an environment without a time limit is cut."""
 EVALUATION_KEY = 0x6576616C
-"""Spawn key that keeps the command line's episodes apart from every stream of training ("eval" in ASCII)."""
+"""Spawn key that keeps an evaluation's own episodes apart from every stream of training ("eval" in ASCII)."""
+_EPISODES, _ACTIONS = 0, 1
+"""Below it and the block's number: what environments are seeded with, and what actions are sampled by."""
+
+
+class Acts(Protocol):
+    """What gives action rows for flat encoded observations [n, D], which it must not keep."""
+
+    def __call__(self, observations: Rows, masks: NDArray[np.bool_] | None = None, /) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +61,83 @@ class Evaluation:
     def mean_length(self) -> float:
         return float(np.mean(self.lengths))
 
-    @property
-    def ci95(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean return; None for a single episode."""
-        return mean_interval(self.returns)
-
-    def as_json(self) -> dict[str, JsonValue]:
-        interval = self.ci95
+    def statistics(self) -> dict[str, JsonValue]:
+        """Everything but the episodes themselves; intervals are of 95 %, by bootstrap, and null for one episode."""
+        mean, iqm = mean_bootstrap(self.returns), interquartile_mean_bootstrap(self.returns)
         return {
             "n_episodes": len(self.returns),
             "mean_reward": self.mean_reward,
+            "ci95": None if mean is None else list(mean),
+            "iqm_reward": interquartile_mean(self.returns),
+            "iqm_ci95": None if iqm is None else list(iqm),
             "std_reward": self.std_reward,
             "mean_length": self.mean_length,
-            "ci95": None if interval is None else list(interval),
-            "returns": list(self.returns),
-            "lengths": list(self.lengths),
         }
+
+    def metrics(self) -> dict[str, float]:
+        """The same as metrics of training; a single episode has no intervals."""
+        metrics = {
+            "eval/n_episodes": float(len(self.returns)),
+            "eval/mean_reward": self.mean_reward,
+            "eval/std_reward": self.std_reward,
+            "eval/iqm_reward": interquartile_mean(self.returns),
+            "eval/mean_ep_length": self.mean_length,
+        }
+        if (interval := mean_bootstrap(self.returns)) is not None:
+            metrics |= {"eval/mean_reward_low": interval[0], "eval/mean_reward_high": interval[1]}
+        if (interval := interquartile_mean_bootstrap(self.returns)) is not None:
+            metrics |= {"eval/iqm_reward_low": interval[0], "eval/iqm_reward_high": interval[1]}
+        return metrics
+
+    def as_json(self) -> dict[str, JsonValue]:
+        return {**self.statistics(), "returns": list(self.returns), "lengths": list(self.lengths)}
+
+
+def joined(evaluations: Iterable[Evaluation]) -> Evaluation:
+    """One evaluation of all their episodes, in order."""
+    parts = list(evaluations)
+    return Evaluation(
+        tuple(value for part in parts for value in part.returns),
+        tuple(length for part in parts for length in part.lengths),
+    )
+
+
+def evaluate_blocks(policy: LoadedPolicy, plan: EvaluationPlan, *, first: int = 0) -> Iterator[Evaluation]:
+    """The blocks of a plan from the `first` on, each when its episodes have been played.
+
+    Raises: UnknownEnvironment, UnsupportedSpace, InvalidSpec, EnvironmentFault, TrainingDiverged.
+    """
+    for block in range(first, plan.blocks):
+        generator = None if plan.deterministic else np.random.default_rng(block_seeds(plan.seed, block, _ACTIONS))
+        yield evaluate(
+            acting(policy, generator),
+            plan.env,
+            n_episodes=plan.episodes_until(block + 1) - plan.episodes_until(block),
+            seeds=block_seeds(plan.seed, block, _EPISODES),
+            n_envs=plan.env.n_envs,
+        )
+
+
+def block_seeds(seed: int, block: int, purpose: int) -> np.random.SeedSequence:
+    return np.random.SeedSequence(seed, spawn_key=(EVALUATION_KEY, block, purpose))
+
+
+def acting(policy: LoadedPolicy, generator: np.random.Generator | None = None) -> Acts:
+    """What acts in one environment per row: by the likeliest actions, or by those that `generator` draws."""
+
+    def step(
+        observations: Rows, state: NDArray[np.float32], masks: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        return policy.step(observations, state, masks, deterministic=generator is None, generator=generator)
+
+    def act(observations: Rows, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        return policy.act(observations, masks=masks, deterministic=generator is None, generator=generator)
+
+    return Remembering(step, policy.state_size) if policy.state_size else act
 
 
 def evaluate(
-    act: Callable[[NDArray[np.float32]], NDArray[Any]],
+    act: Acts,
     env: EnvSpec,
     *,
     n_episodes: int,
@@ -81,8 +150,11 @@ def evaluate(
     ones. Each environment draws from a child of `seeds` of its own, which leaves `seeds` as it is.
 
     Args:
-        act: flat encoded observations [n, D], n = min(n_envs, n_episodes) → action rows. It must not keep them.
-    Raises: UnknownEnvironment, UnsupportedSpace, InvalidSpec, EnvironmentFault.
+        act: flat encoded observations [n, D], n = min(n_envs, n_episodes) → action rows; where `env` asks for action
+            masks, it is given these too.
+            `Remembering` is told when episodes end.
+    Raises: UnknownEnvironment, UnsupportedSpace, InvalidSpec, EnvironmentFault; TrainingDiverged where a return is
+        not finite.
     """
     seats = min(n_envs, n_episodes)
     shares = [len(range(seat, n_episodes, seats)) for seat in range(seats)]
@@ -92,22 +164,26 @@ def evaluate(
     finally:
         environments.close()
     episodes = [played[episode % seats][episode // seats] for episode in range(n_episodes)]
+    if not all(math.isfinite(total) for total, _ in episodes):
+        raise TrainingDiverged(f"the return of an episode of {env.id} is not finite")
     return Evaluation(tuple(total for total, _ in episodes), tuple(length for _, length in episodes))
 
 
-def _play(
-    act: Callable[[NDArray[np.float32]], NDArray[Any]], environments: VectorEnvironment, shares: Sequence[int]
-) -> list[list[tuple[float, int]]]:
+def _play(act: Acts, environments: VectorEnvironment, shares: Sequence[int]) -> list[list[tuple[float, int]]]:
     """(return, length) of each environment's episodes, its share of them at least."""
     played: list[list[tuple[float, int]]] = [[] for _ in shares]
     totals, lengths = np.zeros(len(shares)), np.zeros(len(shares), dtype=np.int64)
     observations = environments.reset()
     while any(len(episodes) < share for episodes, share in zip(played, shares, strict=True)):
-        step = environments.step(act(observations))
+        masks = environments.action_masks if isinstance(environments, GivesMasks) else None
+        step = environments.step(act(observations) if masks is None else act(observations, masks))
         observations = step.observations
         totals += step.rewards
         lengths += 1
-        for seat in np.flatnonzero(step.terminated | step.truncated).tolist():
+        ended = step.terminated | step.truncated
+        if isinstance(act, Remembering):
+            act.forget(ended)
+        for seat in np.flatnonzero(ended).tolist():
             played[seat].append((float(totals[seat]), int(lengths[seat])))
             totals[seat], lengths[seat] = 0.0, 0
     return played
@@ -115,41 +191,12 @@ def _play(
 
 def _seated(env: EnvSpec, seats: int) -> EnvSpec:
     limit = episode_limit(env) or MAX_EPISODE_STEPS
-    return env.model_copy(update={"n_envs": seats, "vectorization": "sync", "max_episode_steps": limit})
+    form = "batched" if env.frame_stack == 1 and not env.action_masks and is_batched(env) else "sync"
+    return env.model_copy(update={"n_envs": seats, "vectorization": form, "max_episode_steps": limit})
 
 
 def _child(seeds: np.random.SeedSequence, seat: int) -> np.random.SeedSequence:
     return np.random.SeedSequence(seeds.entropy, spawn_key=(*seeds.spawn_key, seat))
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of the mean by Student's t; None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    half = student_t_975(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    mean = float(np.mean(values))
-    return mean - half, mean + half
-
-
-def student_t_975(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t, within 0.2 %.
-
-    Source: exact for 1 and 2 degrees, then Abramowitz and Stegun 26.7.5.
-    """
-    p = 0.975
-    if degrees == 1:
-        return math.tan(math.pi * (p - 0.5))
-    if degrees == 2:
-        return (2 * p - 1) / math.sqrt(2 * p * (1 - p))
-    x = NormalDist().inv_cdf(p)
-    terms = (
-        (x**3 + x) / 4,
-        (5 * x**5 + 16 * x**3 + 3 * x) / 96,
-        (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
-        (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
-    )
-    correction: float = sum(term / degrees**order for order, term in enumerate(terms, start=1))
-    return x + correction
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,25 +219,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(answer))
     else:
-        print(f"{answer['env_id']}: mean return {answer['mean_reward']:.2f} over {answer['n_episodes']} episodes")
+        print(in_words(answer))
     return 0
+
+
+def in_words(answer: Mapping[str, Any]) -> str:
+    """`CartPole-v1: mean return 498.21 (495.20 to 500.00), interquartile mean 500.00 (…) over 100 episodes`."""
+    parts = []
+    for name, key, interval in (
+        ("mean return", "mean_reward", "ci95"),
+        ("interquartile mean", "iqm_reward", "iqm_ci95"),
+    ):
+        bounds = answer[interval]
+        parts.append(f"{name} {answer[key]:.2f}" + (f" ({bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else ""))
+    return f"{answer['env_id']}: {', '.join(parts)} over {answer['n_episodes']} episodes"
 
 
 def _evaluate_bundle(options: argparse.Namespace) -> dict[str, JsonValue]:
     policy = load_policy(options.bundle)
-    sequence = np.random.SeedSequence(options.seed, spawn_key=(EVALUATION_KEY,))
-    generator = np.random.default_rng(sequence) if options.stochastic else None
-
-    def act(observations: NDArray[np.float32]) -> NDArray[Any]:
-        return policy.act(observations, deterministic=generator is None, generator=generator)
-
-    env = EnvSpec.model_validate(policy.manifest.env.model_dump())
-    evaluation = evaluate(act, env, n_episodes=options.episodes, seeds=sequence, n_envs=options.n_envs)
+    env = EnvSpec.model_validate({**policy.manifest.env.model_dump(), "n_envs": options.n_envs})
+    plan = EvaluationPlan(env=env, n_episodes=options.episodes, seed=options.seed, deterministic=not options.stochastic)
     return {
         "env_id": env.id,
-        "deterministic": not options.stochastic,
-        "seed": options.seed,
-        **evaluation.as_json(),
+        "deterministic": plan.deterministic,
+        "seed": plan.seed,
+        **joined(evaluate_blocks(policy, plan)).as_json(),
     }
 
 

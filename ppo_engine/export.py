@@ -2,28 +2,34 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+from pydantic import JsonValue
 
+from ppo_engine.actions import ActionManifest, Actions, bounds, by_leaf, environment_actions, masked_heads
 from ppo_engine.bundle import (
-    ActionManifest,
-    Actions,
     EnvironmentManifest,
+    ImageManifest,
+    LayerManifest,
     LoadedPolicy,
     PolicyManifest,
-    bounds,
-    environment_actions,
-    is_integer,
     load_policy,
 )
-from ppo_engine.envs.spaces import ActionSpace
+from ppo_engine.convolutions import LayerNorm, image_networks
+from ppo_engine.envs.spaces import ActionSpace, Rows
 from ppo_engine.errors import CheckpointCorrupt
-from ppo_engine.spec import TrainingSpec
+from ppo_engine.images import Image
+from ppo_engine.inference import Floats
+from ppo_engine.onnx_actions import action_nodes, action_outputs, mask_inputs
+from ppo_engine.onnx_graph import Graph, actor_nodes
+from ppo_engine.recurrent.inference import MemoryManifest
+from ppo_engine.spec import PolicySpec, SpecModel, TrainingSpec
 from ppo_engine.squashing import centre_and_reach
 
 BUNDLE_FILES = ("policy.json", "policy.onnx", "vectors.json")
@@ -34,45 +40,125 @@ TOLERANCE = 1e-4
 """Between the trained policy and the one read back, relative to the larger of 1 and the heads' magnitude; choices that
 are closer than this may differ."""
 
+FIRST_FIELDS: Mapping[str, frozenset[str]] = {
+    "env": frozenset({"id", "kwargs", "n_envs", "vectorization", "max_episode_steps", "step_timeout_seconds"}),
+    "policy": frozenset({"network", "hidden_sizes", "activation", "share_features", "log_std_init"}),
+    "ppo": frozenset({
+        "total_timesteps", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "learning_rate", "clip_range",
+        "clip_range_vf", "normalize_advantage", "ent_coef", "vf_coef", "max_grad_norm", "target_kl",
+    }),
+    "normalize": frozenset({"observations", "rewards", "clip_observations", "clip_rewards"}),
+    "evaluation": frozenset({"every_timesteps", "n_episodes", "deterministic"}),
+    "stop": frozenset({"metric", "threshold"}),
+    "seed": frozenset(),
+    "device": frozenset(),
+    "backend": frozenset(),
+}  # fmt: skip
+"""The parts of a spec that train, and the fields that they had when `spec_sha256` was first written down."""
 
-def write_bundle(
-    directory: Path, manifest: PolicyManifest, *, observations: NDArray[np.float32], actions: Actions
-) -> None:
+
+class Example(NamedTuple):
+    """What the trained policy did."""
+
+    observations: Rows
+    """[n, D], flat and encoded."""
+    actions: Actions
+    """The likeliest action rows."""
+    masks: NDArray[np.bool_] | None = None
+    """[n, masks], what was valid; None where the policy knows no masks."""
+
+
+def write_bundle(directory: Path, manifest: PolicyManifest, *, examples: Sequence[Example]) -> None:
     """Writes `BUNDLE_FILES` into a directory that holds `policy.safetensors` already, and checks them.
 
     Args:
-        observations: [n, D], flat and encoded, to become the test vectors.
-        actions: the deterministic action rows that the trained policy gave for them.
+        examples: to become the test vectors; several ones are consecutive steps of a policy with memory.
     Raises:
         CheckpointCorrupt: the policy read back from the files acts otherwise.
     """
     (directory / "policy.json").write_text(manifest.model_dump_json(indent=1) + "\n")
     policy = load_policy(directory)
-    _check(policy, observations, actions)
-    vectors = {
-        "format": 1,
-        "observations": observations.tolist(),
-        "heads": policy.heads(observations).tolist(),
-        "actions": environment_actions(policy.act(observations), manifest.action_space).tolist(),
-    }
-    (directory / "vectors.json").write_text(json.dumps(vectors, allow_nan=False) + "\n")
+    steps = _replayed(policy, examples)
+    vectors = steps[0] if manifest.memory is None else {"steps": steps}
+    document = {"format": 1 if manifest.memory is None else 2, **vectors}
+    (directory / "vectors.json").write_text(json.dumps(document, allow_nan=False) + "\n")
     (directory / "policy.onnx").write_bytes(onnx_model(policy).SerializeToString(deterministic=True))
 
 
-def spec_sha256(spec: TrainingSpec) -> str:
-    """A name for what a resolved spec trains: fields that change no weight (name, labels, retention) do not count."""
-    trained = spec.model_dump(
-        mode="json", include={"env", "policy", "ppo", "normalize", "seed", "device", "backend", "stop", "evaluation"}
+def _replayed(policy: LoadedPolicy, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """What the policy makes of each example; raises CheckpointCorrupt where its actions are others."""
+    space = policy.manifest.action_space
+    state = np.zeros((len(examples[0].observations), policy.state_size), np.float32)
+    steps = []
+    for example in examples:
+        heads = policy.heads(example.observations, state)
+        rows, after = policy.step(example.observations, state, example.masks)
+        _check(policy.manifest, heads, rows, example)
+        step = {
+            "observations": example.observations.tolist(),
+            "heads": heads.tolist(),
+            "actions": _listed(environment_actions(rows, space)),
+        }
+        if example.masks is not None:
+            step["action_masks"] = example.masks.tolist()
+        if policy.state_size:
+            step |= {"state": state.tolist(), "next_state": after.tolist()}
+        steps.append(step)
+        state = after
+    return steps
+
+
+def _listed(actions: Any) -> JsonValue:
+    """A batch of actions as JSON."""
+    if isinstance(actions, dict):
+        return {key: _listed(part) for key, part in actions.items()}
+    if isinstance(actions, tuple):
+        return [_listed(part) for part in actions]
+    numbers: JsonValue = actions.tolist()
+    return numbers
+
+
+def memory_manifest(policy: PolicySpec) -> MemoryManifest | None:
+    """The memory of a policy; None where it has none."""
+    if policy.memory == "none":
+        return None
+    return MemoryManifest(
+        kind=policy.memory,
+        units=policy.memory_size,
+        input_weight="policy/memory/input/weight",
+        hidden_weight="policy/memory/hidden/weight",
+        bias="policy/memory/bias",
+        recalled_bias="policy/memory/recalled/bias" if policy.memory == "gru" else None,
     )
-    if not spec.policy.squash_output:
-        # The field is younger than the first of these names, which stay what they were.
-        del trained["policy"]["squash_output"]
+
+
+def spec_sha256(spec: TrainingSpec) -> str:
+    """A name for what a resolved spec trains: fields that change no weight (name, labels, retention) do not count.
+
+    A field that is younger than the first of these names counts where it differs from its default, so that they stay
+    what they were.
+    """
+    trained = spec.model_dump(mode="json", include=set(FIRST_FIELDS))
+    for name, first in FIRST_FIELDS.items():
+        section = getattr(spec, name)
+        if isinstance(section, SpecModel):
+            for field, described in type(section).model_fields.items():
+                if field not in first and getattr(section, field) == described.get_default(call_default_factory=True):
+                    del trained[name][field]
     return hashlib.sha256(json.dumps(trained, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def environment_manifest(spec: TrainingSpec) -> EnvironmentManifest:
     """The part of a spec that says which environment to evaluate the policy in."""
-    return EnvironmentManifest(id=spec.env.id, kwargs=spec.env.kwargs, max_episode_steps=spec.env.max_episode_steps)
+    env = spec.env
+    return EnvironmentManifest(
+        id=env.id,
+        kwargs=env.kwargs,
+        max_episode_steps=env.max_episode_steps,
+        frame_stack=env.frame_stack,
+        atari=None if env.atari is None else env.atari.model_dump(mode="json"),
+        action_masks=env.action_masks,
+    )
 
 
 def action_manifest(space: ActionSpace) -> ActionManifest:
@@ -85,7 +171,29 @@ def action_manifest(space: ActionSpace) -> ActionManifest:
         low=_finite(space.low),
         high=_finite(space.high),
         start=() if space.start is None else tuple(space.start.tolist()),
+        parts=tuple(map(action_manifest, space.parts)),
+        keys=space.keys,
     )
+
+
+def image_manifests(policy: PolicySpec, images: tuple[Image, ...]) -> tuple[ImageManifest, ...]:
+    """The images that a policy sees as such, with their layers."""
+    networks = image_networks(policy.network, images, prefix="policy/extractor", layer_norm=policy.layer_norm)
+    pairs = zip(images, networks, strict=True)
+    return tuple(ImageManifest(image=image, layers=tuple(network.layers)) for image, network in pairs)
+
+
+def layer_manifests(names: Sequence[str], *, has_norms: bool) -> tuple[LayerManifest, ...]:
+    """The linear layers of those names; with a layer norm after each but the last, if there are any."""
+    *hidden, last = names
+    return (*(layer_manifest(name, has_norm=has_norms) for name in hidden), layer_manifest(last))
+
+
+def layer_manifest(name: str, *, has_norm: bool = False) -> LayerManifest:
+    """A linear layer, by the name that the policy has for it."""
+    tensor = f"policy/{name}"
+    norm = LayerNorm(scale=f"{tensor}/scale", shift=f"{tensor}/shift") if has_norm else None
+    return LayerManifest(weight=f"{tensor}/weight", bias=f"{tensor}/bias", norm=norm)
 
 
 def _finite(limits: NDArray[Any] | None) -> tuple[float | None, ...]:
@@ -93,23 +201,37 @@ def _finite(limits: NDArray[Any] | None) -> tuple[float | None, ...]:
 
 
 def onnx_model(policy: LoadedPolicy) -> onnx.ModelProto:
-    """`observations` float32 [n, D] → `actions` as the environment takes them, and `heads` (logits or means)."""
-    graph = _Graph()
-    heads = _actor_nodes(graph, policy)
+    """`observations` [n, D] → `actions` as the environment takes them, and `heads` (logits or means).
+
+    Observations are of float32 or of bytes, as the manifest says. A policy that was trained with action masks also
+    takes `action_masks` bool [n, masks]; all is valid by default. For Dict and Tuple each part is an output of its own:
+    `actions/move`, `actions/arm/0`.
+    A policy with memory takes `state` [n, M] as well, zero where an episode starts, and gives `next_state` [n, M].
+    """
+    graph = Graph()
+    heads = actor_nodes(graph, policy)
     graph.node("Identity", [heads], "heads")
     space = policy.manifest.action_space
-    _action_nodes(graph, policy.manifest)
-    kind = TensorProto.FLOAT if space.kind == "box" else TensorProto.INT64
-    outputs = policy.tensors[policy.manifest.layers[-1].bias].shape[0]
+    action_nodes(graph, policy.manifest)
+    rows = TensorProto.UINT8 if policy.manifest.observation_dtype == "uint8" else TensorProto.FLOAT
+    width = policy.tensors[policy.manifest.layers[-1].bias].shape[0]
+    inputs = [
+        helper.make_tensor_value_info("observations", rows, ["n", policy.manifest.observation_size]),
+        *mask_inputs(policy.manifest),
+    ]
+    outputs = [
+        *action_outputs(space),
+        helper.make_tensor_value_info("heads", TensorProto.FLOAT, ["n", width]),
+    ]
+    if policy.state_size:
+        for name, side in (("state", inputs), ("next_state", outputs)):
+            side.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", policy.state_size]))
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "policy",
-            [helper.make_tensor_value_info("observations", TensorProto.FLOAT, ["n", policy.manifest.observation_size])],
-            [
-                helper.make_tensor_value_info("actions", kind, ["n", *space.shape]),
-                helper.make_tensor_value_info("heads", TensorProto.FLOAT, ["n", outputs]),
-            ],
+            inputs,
+            outputs,
             graph.constants,
         ),
         producer_name="ppo_engine",
@@ -120,100 +242,37 @@ def onnx_model(policy: LoadedPolicy) -> onnx.ModelProto:
     return model
 
 
-class _Graph:
-    """Nodes and constants of an ONNX graph under construction."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
-        return output
-
-
-def _actor_nodes(graph: _Graph, policy: LoadedPolicy) -> str:
-    x = _normalizer_nodes(graph, policy)
-    activation = "Tanh" if policy.manifest.activation == "tanh" else "Relu"
-    layers = policy.manifest.layers
-    for depth, layer in enumerate(layers):
-        weight = graph.constant(layer.weight, policy.tensors[layer.weight])
-        bias = graph.constant(layer.bias, policy.tensors[layer.bias])
-        x = graph.node("Gemm", [x, weight, bias], f"linear_{depth}", transB=1)
-        if depth < len(layers) - 1:
-            x = graph.node(activation, [x], f"hidden_{depth}")
-    return x
-
-
-def _normalizer_nodes(graph: _Graph, policy: LoadedPolicy) -> str:
-    normalizer = policy.manifest.normalizer
-    if normalizer is None:
-        return "observations"
-    deviation = np.sqrt(policy.tensors[normalizer.variance] + normalizer.epsilon)
-    mean = graph.constant("mean", policy.tensors[normalizer.mean].astype(np.float64))
-    scale = graph.constant("deviation", deviation.astype(np.float64))
-    limits = [
-        graph.constant(name, np.array(sign * normalizer.clip, dtype=np.float64))
-        for name, sign in (("least", -1), ("most", 1))
-    ]
-    exact = graph.node("Cast", ["observations"], "exact", to=TensorProto.DOUBLE)
-    centred = graph.node("Sub", [exact, mean], "centred")
-    scaled = graph.node("Div", [centred, scale], "scaled")
-    clipped = graph.node("Clip", [scaled, *limits], "clipped")
-    return graph.node("Cast", [clipped], "normalized", to=TensorProto.FLOAT)
-
-
-def _action_nodes(graph: _Graph, manifest: PolicyManifest) -> None:
-    space = manifest.action_space
-    shape = graph.constant("action_shape", np.array([-1, *space.shape], dtype=np.int64))
-    if space.kind == "box":
-        low, high = bounds(space)
-        numbers = _squashing_nodes(graph, space) if manifest.squash_output else "heads"
-        numbers = graph.node("Round", [numbers], "rounded") if is_integer(space) else numbers
-        raised = graph.node("Max", [numbers, graph.constant("low", low)], "raised")
-        rows = graph.node("Min", [raised, graph.constant("high", high)], "bounded")
-    elif space.kind == "multi_binary":
-        positive = graph.node("Greater", ["heads", graph.constant("zero", np.array(0, dtype=np.float32))], "positive")
-        rows = graph.node("Cast", [positive], "choices", to=TensorProto.INT64)
-    else:
-        rows = _choice_nodes(graph, space)
-    graph.node("Reshape", [rows, shape], "actions")
-
-
-def _squashing_nodes(graph: _Graph, space: ActionManifest) -> str:
-    centre, reach = centre_and_reach(*bounds(space))
-    between = graph.node("Tanh", ["heads"], "between")
-    reached = graph.node("Mul", [between, graph.constant("reach", reach)], "reached")
-    return graph.node("Add", [reached, graph.constant("centre", centre)], "squashed")
-
-
-def _choice_nodes(graph: _Graph, space: ActionManifest) -> str:
-    blocks = [f"block_{head}" for head in range(len(space.sizes))]
-    sizes = graph.constant("sizes", np.array(space.sizes, dtype=np.int64))
-    graph.nodes.append(helper.make_node("Split", ["heads", sizes], blocks, name="split", axis=1))
-    choices = [graph.node("ArgMax", [block], f"{block}_choice", axis=1, keepdims=1) for block in blocks]
-    joined = graph.node("Concat", choices, "choices", axis=1)
-    start = graph.constant("start", np.array(space.start or [0] * len(space.sizes), dtype=np.int64))
-    return graph.node("Add", [joined, start], "counted")
-
-
-def _check(policy: LoadedPolicy, observations: NDArray[np.float32], actions: Actions) -> None:
-    heads, space = policy.heads(observations), policy.manifest.action_space
+def _check(manifest: PolicyManifest, heads: Floats, read_back: Actions, example: Example) -> None:
+    """Raises CheckpointCorrupt where the rows that were read back are others than those of the trained policy."""
+    leaves = manifest.action_space.leaves
+    columns = [leaf.columns for leaf in leaves]
     tolerance = TOLERANCE * max(1.0, float(np.abs(heads).max(initial=0.0)))
+    rows = zip(
+        leaves,
+        by_leaf(masked_heads(heads, example.masks, manifest.action_space), [leaf.heads for leaf in leaves]),
+        by_leaf(read_back, columns),
+        by_leaf(example.actions, columns),
+        strict=True,
+    )
+    if not all(
+        _agree(leaf, own, (read, trained), tolerance=tolerance, is_squashed=manifest.squash_output)
+        for leaf, own, read, trained in rows
+    ):
+        raise CheckpointCorrupt("policy.safetensors: read back, it acts otherwise than the policy that was trained")
+
+
+def _agree(
+    space: ActionManifest, heads: Floats, actions: tuple[Actions, Actions], *, tolerance: float, is_squashed: bool
+) -> bool:
+    """Whether the actions of a space without parts, as read back and as trained, are the same but for rounding."""
+    read, trained = actions
     if space.kind == "box":
         # The slope of tanh is 1 at most: an error of the heads grows by no more than the reach of the bounds.
-        slope = centre_and_reach(*bounds(space))[1] if policy.manifest.squash_output else 1.0
-        agree = bool(np.allclose(policy.act(observations), actions, rtol=1e-6, atol=tolerance * slope))
-    elif space.kind == "multi_binary":
-        agree = bool(np.all((np.abs(heads) <= tolerance) | ((heads > 0) == (actions > 0))))
-    else:
-        blocks, rows = np.split(heads, np.cumsum(space.sizes)[:-1], axis=1), actions.astype(np.int64)
-        chosen = [np.take_along_axis(block, rows[:, [head]], axis=1)[:, 0] for head, block in enumerate(blocks)]
-        lost = [block.max(axis=1) - score for block, score in zip(blocks, chosen, strict=True)]
-        agree = bool(np.all(np.stack(lost) <= tolerance))
-    if not agree:
-        raise CheckpointCorrupt("policy.safetensors: read back, it acts otherwise than the policy that was trained")
+        slope = centre_and_reach(*bounds(space))[1] if is_squashed else 1.0
+        return bool(np.allclose(read, trained, rtol=1e-6, atol=tolerance * slope))
+    if space.kind == "multi_binary":
+        return bool(np.all((np.abs(heads) <= tolerance) | ((heads > 0) == (trained > 0))))
+    blocks, rows = by_leaf(heads, space.sizes), trained.astype(np.int64)
+    chosen = [np.take_along_axis(block, rows[:, [head]], axis=1)[:, 0] for head, block in enumerate(blocks)]
+    lost = [block.max(axis=1) - score for block, score in zip(blocks, chosen, strict=True)]
+    return bool(np.all(np.stack(lost) <= tolerance))

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ppo_engine.adam import Adam
+from ppo_engine.envs.spaces import ActionSpace, Rows
 from ppo_engine.experience import Experience
+from ppo_engine.metrics import saturated_share
 from ppo_engine.random import generator_state, restored_generator
+from ppo_engine.schedules import Coefficients
 from ppo_engine.statistics import Statistics
-from ppo_engine.update import Coefficients
 
 R = TypeVar("R", bound=Experience)
 R_co = TypeVar("R_co", bound=Experience, covariant=True)
@@ -25,11 +27,11 @@ class CollectsExperience(Protocol[R_co]):
     generator: np.random.Generator
 
     @property
-    def last_observations(self) -> NDArray[np.float32]:
+    def last_observations(self) -> Rows:
         """[N, D], raw: where the environments stand; set from `reset` or `restore`."""
 
     @last_observations.setter
-    def last_observations(self, observations: NDArray[np.float32]) -> None: ...
+    def last_observations(self, observations: Rows) -> None: ...
 
     def collect(self) -> R_co: ...
 
@@ -40,7 +42,19 @@ class LearnsFromExperience(Protocol[R_contra]):
     generator: np.random.Generator
 
     @property
+    def perturbations(self) -> np.random.Generator | None:
+        """Where the noise that it learns with comes from; None: it needs none."""
+
+    @perturbations.setter
+    def perturbations(self, generator: np.random.Generator | None) -> None: ...
+
+    @property
     def adam(self) -> Adam: ...
+
+    def scalars(self) -> dict[str, float]:
+        """Plain numbers of its state, but for the optimiser's count of steps."""
+
+    def restore_scalars(self, scalars: Mapping[str, float]) -> None: ...
 
     def learn(self, rollout: R_contra, rewards: NDArray[np.float64], now: Coefficients) -> dict[str, float]: ...
 
@@ -52,6 +66,8 @@ class HostBackend(Generic[R]):
     collector: CollectsExperience[R]
     learner: LearnsFromExperience[R]
     statistics: Statistics
+    clipped_space: ActionSpace | None = None
+    """Of an environment whose actions are clipped to bounds."""
 
     def iterate(self, now: Coefficients) -> tuple[int, dict[str, float]]:
         """One iteration: the steps that were made, and the metrics.
@@ -64,16 +80,21 @@ class HostBackend(Generic[R]):
         rewards = self.statistics.before_learning(rollout)
         metrics = self.learner.learn(rollout, rewards, now)
         self.statistics.after_learning(rollout)
-        return int(np.count_nonzero(rollout.valid)), metrics | self.statistics.episodes.metrics()
+        metrics |= self.statistics.episodes.metrics()
+        if self.clipped_space is not None:
+            metrics["rollout/saturated_actions"] = saturated_share(rollout.actions, self.clipped_space)
+        return int(np.count_nonzero(rollout.valid)), metrics
 
     def random_state(self) -> dict[str, dict[str, JsonValue]]:
         """Where the generators stand that are not the environments' own."""
-        return {
-            "actions": generator_state(self.collector.generator),
-            "minibatches": generator_state(self.learner.generator),
-        }
+        generators = {"actions": self.collector.generator, "minibatches": self.learner.generator}
+        if self.learner.perturbations is not None:
+            generators["perturbations"] = self.learner.perturbations
+        return {name: generator_state(generator) for name, generator in generators.items()}
 
     def restore_random(self, states: Mapping[str, dict[str, Any]]) -> None:
         """Raises: KeyError where one is missing; ValueError where one is of another kind."""
         self.collector.generator = restored_generator(states["actions"])
         self.learner.generator = restored_generator(states["minibatches"])
+        if self.learner.perturbations is not None:
+            self.learner.perturbations = restored_generator(states["perturbations"])

@@ -1,26 +1,15 @@
-"""The loss of PPO-Clip, on flat tensors of B rows."""
+"""The loss of PPO, on flat tensors of B rows."""
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Number = TypeVar("Number", float, Tensor)
-"""A plain number, or a scalar tensor, which a captured graph reads anew each time."""
+from ppo_engine.minibatch import Minibatch
+from ppo_engine.objectives import Number, Objective, clipped
 
 LOG_RATIO_MAX = 20.0
 """Beyond it the exponential of the log-ratio would overflow, and its gradient be NaN."""
-
-
-class Minibatch(NamedTuple):
-    """Rows of a rollout, [B, ...] each; `log_probs` and `values` are those of the policy that acted."""
-
-    observations: Tensor
-    actions: Tensor
-    log_probs: Tensor
-    values: Tensor
-    advantages: Tensor
-    returns: Tensor
 
 
 class LossTerms(NamedTuple):
@@ -43,34 +32,43 @@ def ppo_loss(
     clip_range: Number,
     clip_range_vf: Number | None = None,
     vf_coef: float,
-    ent_coef: float,
-    mask: Tensor | None = None,
+    ent_coef: float | Tensor,
+    objective: Objective = clipped,
+    penalty: Tensor | None = None,
 ) -> LossTerms:
-    """Clipped surrogate, value error and entropy bonus, as means over the rows.
+    """Objective, value error and entropy bonus, as means over the rows that the batch's mask lets through.
 
     Args:
         log_probs, entropies, values: [B] under the policy that learns.
-        clip_range_vf: also clip the change of the value, and take the worse of both errors; None: don't.
-        mask: [B] bool; False rows have weight 0 in every term. None: every row counts.
+        clip_range_vf: as in `value_errors`.
+        penalty: a scalar that is added.
     Source: Schulman et al. 2017, eq. 7 and 9, arXiv:1707.06347; approx_kl is k3 of Schulman 2020,
         http://joschu.net/blog/kl-approx.html, which is never negative.
     """
+    mask = batch.mask
     log_ratio = (log_probs - batch.log_probs).clamp(max=LOG_RATIO_MAX)
     ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-    surrogate = torch.minimum(ratio * batch.advantages, clipped * batch.advantages)
-    errors = (values - batch.returns).square()
-    if clip_range_vf is not None:
-        moved = batch.values + (values - batch.values).clamp(-clip_range_vf, clip_range_vf)
-        errors = torch.maximum(errors, (moved - batch.returns).square())
+    surrogate = objective(log_probs, ratio, batch.advantages, clip_range)
+    errors = value_errors(values, batch, clip_range_vf)
     policy_loss, value_loss, entropy = -mean(surrogate, mask), mean(errors, mask), mean(entropies, mask)
     loss = policy_loss + vf_coef * value_loss
-    if ent_coef != 0.0:
+    if isinstance(ent_coef, Tensor) or ent_coef != 0.0:
         loss = loss - ent_coef * entropy
+    if penalty is not None:
+        loss = loss + penalty
     with torch.no_grad():
         approx_kl = mean(ratio - 1 - log_ratio, mask)
         clip_fraction = mean(((ratio - 1).abs() > clip_range).to(ratio.dtype), mask)
     return LossTerms(loss, policy_loss.detach(), value_loss.detach(), entropy.detach(), approx_kl, clip_fraction)
+
+
+def value_errors(values: Tensor, batch: Minibatch, clip_range_vf: Number | None) -> Tensor:
+    """Squared errors [B] of values [B]. With a range, the worse of that and the error of a value that moved so far."""
+    errors = (values - batch.returns).square()
+    if clip_range_vf is None:
+        return errors
+    moved = batch.values + (values - batch.values).clamp(-clip_range_vf, clip_range_vf)
+    return torch.maximum(errors, (moved - batch.returns).square())
 
 
 def mean(rows: Tensor, mask: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from ppo_engine.envs.spaces import ActionSpace
 from ppo_engine.fused.episodes import finished_episodes
 
 EPISODES = 100
@@ -126,6 +127,15 @@ class MetricsWindow:
 
     def restore(self, state: WindowState) -> None:
         self._gathered = state.model_copy(deep=True)
+
+
+def saturated_share(actions: Tensor | NDArray[Any], space: ActionSpace) -> float:
+    """The share of action components [T, N, A] that lie at or beyond the bounds of their Boxes."""
+    actions = actions.cpu().numpy() if isinstance(actions, Tensor) else actions
+    parts = np.split(actions, np.cumsum([leaf.columns for leaf in space.leaves])[:-1], axis=-1)
+    boxes = [(own, leaf) for own, leaf in zip(parts, space.leaves, strict=True) if leaf.kind == "box"]
+    beyond = [(own <= box.low) | (own >= box.high) for own, box in boxes]
+    return float(np.mean(np.concatenate(beyond, axis=-1)))
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:

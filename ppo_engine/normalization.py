@@ -2,17 +2,21 @@
 
 Within one rollout and the update that follows the statistics stand still, so that the log-probabilities of both are
 of the same observations. Observations take in a rollout after its update; rewards, of which only the scale of the whole
-rollout matters, before their advantages are estimated.
+rollout matters, before their advantages are estimated, and so do returns.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from ppo_engine.envs.spaces import Rows
 from ppo_engine.fused.episodes import discounted_returns
 
 EPSILON = 1e-8
+
+Values = TypeVar("Values", Tensor, NDArray[np.float32])
 
 
 class RunningMoments:
@@ -26,7 +30,7 @@ class RunningMoments:
         self.mean: NDArray[np.float64] = np.zeros(size)
         self.variance: NDArray[np.float64] = np.ones(size)
 
-    def update(self, rows: NDArray[np.floating[Any]]) -> None:
+    def update(self, rows: NDArray[np.floating[Any] | np.uint8]) -> None:
         """Takes in `rows` [n, size]."""
         if len(rows) == 0:
             return
@@ -39,42 +43,68 @@ class RunningMoments:
         self.mean = self.mean + share * shift
         self.count = total
 
+    def spread(self) -> float:
+        """What to divide the first feature by: its deviation, or its root mean square where all were alike, or 1."""
+        variance, square = float(self.variance[0]), float(self.mean[0]) ** 2
+        if self.count == 0 or variance + square == 0.0:
+            return 1.0
+        return float(np.sqrt(variance if variance > EPSILON * square else variance + square))
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        return {"mean": self.mean, "variance": self.variance, "count": np.array(self.count, dtype=np.int64)}
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+        self.mean, self.variance = state["mean"].copy(), state["variance"].copy()
+        self.count = int(state["count"])
+
 
 class ObservationNormalizer:
     """x → clip((x - mean) / sqrt(variance + epsilon)), in float64; the identity until it has seen a rollout."""
 
-    def __init__(self, size: int, *, clip: float, normalizable: NDArray[np.bool_] | None = None) -> None:
-        """`normalizable` [D] is False for features that stay as they are, such as one-hot ones."""
+    def __init__(
+        self,
+        size: int,
+        *,
+        clip: float,
+        normalizable: NDArray[np.bool_] | None = None,
+        columns: NDArray[np.intp] | None = None,
+    ) -> None:
+        """Takes in rows of `size` features, or those `columns` alone of longer rows, whose others it does not touch.
+
+        `normalizable` [size] is False for features that stay as they are but for the clip, such as one-hot ones.
+        """
+        self._columns = columns
         self.clip = clip
         self.epsilon = EPSILON
         self.moments = RunningMoments(size)
         self._normalizable = np.ones(size, dtype=np.bool_) if normalizable is None else normalizable
         self.deviation = np.sqrt(self.moments.variance + EPSILON)
 
-    def normalize(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+    def normalize(self, observations: Rows) -> NDArray[np.float32]:
         """[..., D] → [..., D], with the statistics as they stand."""
-        scaled: NDArray[np.float64] = (observations - self.moments.mean) / self.deviation
-        np.clip(scaled, -self.clip, self.clip, out=scaled)
-        return scaled.astype(np.float32)
+        if self._columns is None:
+            return self._normalized(observations)
+        rows = observations.astype(np.float32)
+        rows[..., self._columns] = self._normalized(observations[..., self._columns])
+        return rows
 
-    def update(self, observations: NDArray[np.float32]) -> None:
+    def update(self, observations: Rows) -> None:
         """Takes in raw observations [n, D]."""
-        self.moments.update(observations)
+        self.moments.update(observations if self._columns is None else observations[:, self._columns])
         self.moments.mean[~self._normalizable] = 0.0
         self.moments.variance[~self._normalizable] = 1.0
         self.deviation = np.sqrt(self.moments.variance + EPSILON)
 
+    def _normalized(self, observations: Rows) -> NDArray[np.float32]:
+        scaled: NDArray[np.float64] = (observations - self.moments.mean) / self.deviation
+        np.clip(scaled, -self.clip, self.clip, out=scaled)
+        return scaled.astype(np.float32)
+
     def state(self) -> dict[str, NDArray[Any]]:
-        return {
-            "mean": self.moments.mean,
-            "variance": self.moments.variance,
-            "count": np.array(self.moments.count, dtype=np.int64),
-        }
+        return self.moments.state()
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        self.moments.mean = state["mean"].copy()
-        self.moments.variance = state["variance"].copy()
-        self.moments.count = int(state["count"])
+        self.moments.restore(state)
         self.deviation = np.sqrt(self.moments.variance + EPSILON)
 
 
@@ -95,10 +125,7 @@ class RewardNormalizer:
 
     @property
     def scale(self) -> float:
-        variance, square = float(self.moments.variance[0]), float(self.moments.mean[0]) ** 2
-        if self.moments.count == 0 or variance + square == 0.0:
-            return 1.0
-        return float(np.sqrt(variance if variance > EPSILON * square else variance + square))
+        return self.moments.spread()
 
     def update(self, rewards: NDArray[np.float64], done: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
         """Takes in one rollout, [T, N] each; rows that are not `valid` leave the returns as they are."""
@@ -109,15 +136,45 @@ class RewardNormalizer:
         return np.clip(rewards / self.scale, -self.clip, self.clip)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        return {
-            "mean": self.moments.mean,
-            "variance": self.moments.variance,
-            "count": np.array(self.moments.count, dtype=np.int64),
-            "returns": self.returns,
-        }
+        return self.moments.state() | {"returns": self.returns}
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        self.moments.mean = state["mean"].copy()
-        self.moments.variance = state["variance"].copy()
-        self.moments.count = int(state["count"])
+        self.moments.restore(state)
         self.returns = state["returns"].copy()
+
+
+class ValueNormalizer:
+    """The units that the critic predicts in: value = mean + deviation * prediction, of all returns seen.
+
+    Whoever has it take in returns has to bring the critic's last layer into the new units, so that its values stay
+    what they were. Source: van Hasselt et al. 2016, arXiv:1602.07714, "preserving outputs precisely"
+    """
+
+    def __init__(self) -> None:
+        self.moments = RunningMoments(1)
+
+    def denormalize(self, predictions: Values) -> Values:
+        """The values of predictions."""
+        return predictions * self.moments.spread() + float(self.moments.mean[0])
+
+    def normalize(self, values: Values) -> Values:
+        """The predictions that would be right for values."""
+        return (values - float(self.moments.mean[0])) / self.moments.spread()
+
+    def update(self, returns: NDArray[np.float32]) -> tuple[float, float]:
+        """Takes in returns [n]; shift and scale with which a prediction of before becomes one of the same value.
+
+        Predictions of before the first returns are of no value yet, and stay as they are.
+        """
+        is_first, mean, spread = self.moments.count == 0, float(self.moments.mean[0]), self.moments.spread()
+        self.moments.update(returns.reshape(-1, 1))
+        if is_first:
+            return 0.0, 1.0
+        now = self.moments.spread()
+        return (mean - float(self.moments.mean[0])) / now, spread / now
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        return self.moments.state()
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+        self.moments.restore(state)

@@ -1,8 +1,5 @@
 """The networks of actor and critic, whose parameters lie in one flat buffer."""
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,40 +12,35 @@ from ppo_engine.distributions import (
     Bernoulli,
     DiagonalGaussian,
     Distribution,
+    ExploringGaussian,
     MultiCategorical,
+    Product,
     SquashedGaussian,
+    StateDependentGaussian,
 )
-from ppo_engine.envs.spaces import ActionSpace
+from ppo_engine.distributions.densities import gaussian, squashed_gaussian
+from ppo_engine.envs.spaces import ActionSpace, Rows
+from ppo_engine.images import Image, network_for, policy_faults, seen_as_images
+from ppo_engine.networks.extractors import extractor_for
+from ppo_engine.networks.heads import Heads
+from ppo_engine.networks.parameters import flatten_parameters, initialize, places_of
+from ppo_engine.networks.trunks import Trunks
+from ppo_engine.recurrent.cells import memory_of
 from ppo_engine.spec import InvalidSpec, PolicySpec, SpecFault
 from ppo_engine.squashing import squashed
 
-HIDDEN_GAIN, ACTOR_GAIN, CRITIC_GAIN = math.sqrt(2), 0.01, 1.0
-"""Gains of the orthogonal initialisation. Source: Engstrom et al. 2020, arXiv:2005.12729."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorPlace:
-    """Where a named tensor lies in the flat buffer."""
-
-    name: str
-    offset: int
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    def view(self, flat: Tensor) -> Tensor:
-        return flat[self.offset : self.offset + self.size].view(self.shape)
-
 
 class Policy(nn.Module):
-    """Actor and critic: multilayer perceptrons, side by side or with one trunk.
+    """Actor and critic: observations → extractor → memory → trunks → heads.
 
-    Both networks have the same hidden sizes, so a hidden layer of both is one stacked parameter [K, outputs, inputs]
-    with K = 2, or K = 1 for a shared trunk, and one batched product computes it. `parameters()` are views of `flat`, in
-    its order; `gradients` holds their gradients likewise. `named_views` gives the single layers their names:
-    `actor/0/weight` and so on, or `trunk/0/weight` for the shared layers.
+    The extractor makes features of observations, for actor and critic alike; the memory, where there is one, makes
+    features of these and of its state; the trunks go on from there, side by side or as one; the heads end in the
+    parameters of the actions' distribution and in the value.
+
+    A policy with memory acts by `step` and learns by `sequence`; `forward` and what builds on it know no state.
+
+    `parameters()` are views of `flat`, in its order; `gradients` holds their gradients likewise. `places` says where
+    the tensors lie that checkpoints name.
     """
 
     def __init__(
@@ -57,83 +49,156 @@ class Policy(nn.Module):
         observation_size: int,
         action_space: ActionSpace,
         *,
+        images: tuple[Image, ...] = (),
         generator: np.random.Generator,
+        action_masks: bool = False,
         device: torch.device | None = None,
     ) -> None:
         """Draws the initial weights from `generator`, the actor's before the critic's in each layer.
 
-        Raises: InvalidSpec where the spec asks for squashed actions and the action space has no finite bounds.
+        Args:
+            images: those that an observation holds.
+            action_masks: whether it is said which choices are valid, each time that actions are asked for.
+        Raises: InvalidSpec where the spec asks for squashed actions and the action space has no finite bounds, or for a
+            network that the observations are not made for.
         """
         super().__init__()
-        self.spec = spec
+        faults = policy_faults(spec, images)
+        if faults:
+            raise InvalidSpec(faults)
+        network = network_for(spec.network, images)
+        self.spec = spec = spec.model_copy(update={"network": network})
+        self.images = seen_as_images(network, images)
+        """Those that go through convolutions; the rest of an observation is numbers to the policy."""
         self.observation_size = observation_size
         self.action_space = action_space
-        self.distribution = distribution_of(action_space, squash_output=spec.squash_output)
         self.device = device or torch.device("cpu")
-        self._activation = torch.relu if spec.activation == "relu" else tanh_for(self.device)
-        self.trunks = 1 if spec.share_features else 2
-        shapes = list(self._stacked_shapes())
-        size = sum(math.prod(shape) for shape in shapes)
-        self.flat = torch.zeros(size, device=self.device)
-        self.gradients = torch.zeros(size, device=self.device)
-        self._stacked = nn.ParameterList()
-        offset = 0
-        for shape in shapes:
-            place = TensorPlace("", offset, shape)
-            parameter = nn.Parameter(place.view(self.flat))
-            parameter.grad = place.view(self.gradients)
-            self._stacked.append(parameter)
-            offset += place.size
-        self.places = tuple(self._named_places())
-        self._initialize(generator)
-        # Tuples of the same parameters: an attribute would register each of them once more, in another order.
-        depth = 2 * len(spec.hidden_sizes)
-        parameters: tuple[Tensor, ...] = tuple(self._stacked)
-        self._hidden = tuple(zip(parameters[:depth:2], parameters[1:depth:2], strict=True))
-        self._heads = parameters[depth:]
+        # In this order their parameters lie in the flat buffer.
+        self.extractor = extractor_for(spec, observation_size, self.images, self.device)
+        self.memory = memory_of(spec.memory, self.extractor.outputs, spec.memory_size)
+        self.hidden = Trunks(spec, self.memory.outputs, self.device)
+        self.distribution = distribution_of(action_space, spec, features=self.hidden.outputs, action_masks=action_masks)
+        layer = 0 if spec.share_features else len(spec.hidden_sizes)
+        self.heads = Heads(layer, self.hidden.outputs, self.distribution, log_std_init=spec.log_std_init)
+        self.flat, self.gradients = flatten_parameters(self, self.device)
+        self.places = tuple(places_of(self))
+        initialize(self, self.flat, generator)
+
+    @property
+    def trunks(self) -> int:
+        """1 where actor and critic share their hidden layers, else 2."""
+        return len(self.hidden.names)
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs of the action head [B, outputs] and values [B] of normalised observations [B, D]."""
-        actor_features, critic_features = self._features(observations)
-        actor_weight, actor_bias, critic_weight, critic_bias, _ = self._heads
-        outputs = torch.addmm(actor_bias, actor_features, actor_weight.t())
-        values = torch.addmm(critic_bias, critic_features, critic_weight.t())
-        return outputs, values.squeeze(-1)
+        """Outputs of the action head [B, outputs] and values [B] of observations [B, D], normalised but for images."""
+        if self.memory.state_size:
+            raise RuntimeError("a policy with memory needs a state: see step and sequence")
+        return self.readout(self.features(observations))
+
+    def step(self, observations: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs [B, outputs], values [B] and the next state [B, M] of normalised observations [B, D] and a state.
+
+        The state [B, M] is zero where an episode starts; without a memory, M is 0.
+        """
+        return self._recall(self.features(observations), state)
+
+    def sequence(self, observations: Tensor, state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs [L, S, outputs] and values [L, S] of L steps, as stepping would give them.
+
+        Args:
+            observations: [L, S, D], normalised.
+            state: [S, M] before the first step; no gradient goes back beyond it.
+            starts: [L, S] bool, where the state is zeroed first.
+        """
+        steps, sequences = starts.shape
+        features = self.features(observations.flatten(0, 1))
+        features, _ = self.memory(features.view(steps, sequences, -1), state, starts)
+        outputs, values = self.readout(features.flatten(0, 1))
+        return outputs.view(steps, sequences, -1), values.view(steps, sequences)
+
+    def _recall(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        starts = torch.zeros(1, len(state), dtype=torch.bool, device=self.device)
+        remembered, after = self.memory(features.unsqueeze(0), state, starts)
+        return *self.readout(remembered.squeeze(0)), after
+
+    def features(self, observations: Tensor) -> Tensor:
+        """What the extractor makes of normalised observations [B, D]: [B, F]."""
+        features: Tensor = self.extractor(observations)
+        return features
+
+    def readout(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs of the action head [B, outputs] and values [B] of features [B, F]."""
+        actor_features, critic_features = self.hidden(features)
+        outputs, values = self.heads(actor_features, critic_features)
+        return outputs, values
 
     @property
     def log_std(self) -> Tensor:
-        """[A], or empty where actions are discrete."""
-        return self._heads[-1]
+        """Of the distribution's `log_std_shape`; empty where it has none."""
+        return self.heads.log_std
 
     def values(self, observations: Tensor) -> Tensor:
         """V of normalised observations [B, D]: [B]."""
         values: Tensor = self.forward(observations)[1]
         return values
 
-    def act(self, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sampled action rows [B, columns], outputs of the action head [B, outputs], and values [B]."""
-        outputs, values = self.forward(observations)
+    def act(self, observations: Tensor, noise: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Sampled action rows [B, columns], outputs of the action head [B, outputs], and values [B].
+
+        The outputs are those that were sampled from: masked by `masks` [B, masks], if any.
+        """
+        outputs, values = self._masked(self.forward(observations), masks)
         return self.distribution.sample(outputs, self.log_std, noise), outputs, values
 
-    def evaluate_actions(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate_actions(
+        self, observations: Tensor, actions: Tensor, masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities of given action rows, entropies, and values: [B] each."""
-        outputs, values = self.forward(observations)
+        outputs, values = self._masked(self.forward(observations), masks)
         log_probs, entropies = self.distribution.log_probs_and_entropies(outputs, self.log_std, actions)
         return log_probs, entropies, values
 
     @torch.no_grad()
-    def deterministic_actions(self, observations: NDArray[np.float32]) -> NDArray[Any]:
+    def remembering_actions(
+        self,
+        observations: Rows,
+        state: NDArray[np.float32],
+        masks: NDArray[np.bool_] | None = None,
+        noise: NDArray[np.float32] | None = None,
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Action rows [B, columns] as environments take them, the likeliest or by noise, and the next state [B, M]."""
+        seen, remembered = (torch.tensor(array, device=self.device) for array in (observations, state))
+        outputs, _, after = self._recall(self.extractor.in_float32(seen), remembered)
+        if masks is not None:
+            outputs = self.distribution.masked(outputs, torch.tensor(masks, device=self.device))
+        if noise is None:
+            actions = self.distribution.mode(outputs)
+        else:
+            actions = self.distribution.sample(outputs, self.log_std, torch.tensor(noise, device=self.device))
+        return self.environment_rows(actions), after.cpu().numpy()
+
+    @torch.no_grad()
+    def deterministic_actions(self, observations: Rows, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """The likeliest action rows [B, columns] of normalised observations [B, D], as environments take them."""
-        outputs, _ = self.forward(torch.tensor(observations, device=self.device))
+        valid = None if masks is None else torch.tensor(masks, device=self.device)
+        features = self.extractor.in_float32(torch.tensor(observations, device=self.device))
+        outputs, _ = self._masked(self.readout(features), valid)
         return self.environment_rows(self.distribution.mode(outputs))
+
+    def _masked(self, of_network: tuple[Tensor, Tensor], masks: Tensor | None) -> tuple[Tensor, Tensor]:
+        outputs, values = of_network
+        return (outputs if masks is None else self.distribution.masked(outputs, masks)), values
 
     def environment_rows(self, actions: Tensor) -> NDArray[Any]:
         """Action rows [B, columns] of the distribution as the environment takes them: squashed, if the spec says so."""
         rows: NDArray[Any] = actions.cpu().numpy()
-        low, high = self.action_space.low, self.action_space.high
-        if not self.spec.squash_output or low is None or high is None:
+        if not self.spec.squash_output:
             return rows
-        return squashed(rows, low, high)
+        parts, begin = [], 0
+        for leaf in self.action_space.leaves:
+            own, begin = rows[:, begin : begin + leaf.columns], begin + leaf.columns
+            parts.append(own if leaf.low is None or leaf.high is None else squashed(own, leaf.low, leaf.high))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -159,103 +224,44 @@ class Policy(nn.Module):
         trunk = "trunk" if self.spec.share_features else "actor"
         return (*(f"{trunk}/{layer}" for layer in range(depth)), f"actor/{0 if self.spec.share_features else depth}")
 
-    def _features(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of actor and critic, [B, H] each."""
-        if not self._hidden:
-            return observations, observations
-        features = observations.expand(self.trunks, *observations.shape)  # [K, B, D]
-        for weight, bias in self._hidden:
-            features = self._activation(torch.baddbmm(bias, features, weight.transpose(1, 2)))  # [K, B, H]
-        networks = features.unbind()
-        return networks[0], networks[-1]
 
-    def _stacked_shapes(self) -> Iterator[tuple[int, ...]]:
-        inputs = self.observation_size
-        for hidden in self.spec.hidden_sizes:
-            yield self.trunks, hidden, inputs
-            yield self.trunks, 1, hidden
-            inputs = hidden
-        for outputs in (self.distribution.outputs, 1):
-            yield outputs, inputs
-            yield (outputs,)
-        yield (self.distribution.columns if isinstance(self.distribution, DiagonalGaussian) else 0,)
+def distribution_of(
+    action_space: ActionSpace, spec: PolicySpec, *, features: int, action_masks: bool = False
+) -> Distribution:
+    """The distribution that fits an action space, of the kind that the spec asks for.
 
-    def _named_places(self) -> Iterator[TensorPlace]:
-        networks = ("trunk",) if self.spec.share_features else ("actor", "critic")
-        depth, inputs, offset = len(self.spec.hidden_sizes), self.observation_size, 0
-        heads = 0 if self.spec.share_features else depth
-        shapes: list[tuple[str, tuple[int, ...]]] = []
-        for layer, hidden in enumerate(self.spec.hidden_sizes):
-            shapes += [(f"{network}/{layer}/weight", (hidden, inputs)) for network in networks]
-            shapes += [(f"{network}/{layer}/bias", (hidden,)) for network in networks]
-            inputs = hidden
-        for network, outputs in (("actor", self.distribution.outputs), ("critic", 1)):
-            shapes += [(f"{network}/{heads}/weight", (outputs, inputs)), (f"{network}/{heads}/bias", (outputs,))]
-        if isinstance(self.distribution, DiagonalGaussian):
-            shapes.append(("log_std", (self.distribution.columns,)))
-        for name, shape in shapes:
-            yield TensorPlace(name, offset, shape)
-            offset += math.prod(shape)
-
-    @torch.no_grad()
-    def _initialize(self, generator: np.random.Generator) -> None:
-        heads = {f"{self.layer_names()[-1]}/weight": ACTOR_GAIN}
-        heads[f"critic/{0 if self.spec.share_features else len(self.spec.hidden_sizes)}/weight"] = CRITIC_GAIN
-        for name, view in self.named_views(self.flat).items():
-            if name == "log_std":
-                view.fill_(self.spec.log_std_init)
-            elif name.endswith("/weight"):
-                weight = orthogonal(generator, (view.shape[0], view.shape[1]), heads.get(name, HIDDEN_GAIN))
-                view.copy_(torch.from_numpy(weight))
-
-
-class _NumpyTanh(torch.autograd.Function):
-    """tanh on the CPU by NumPy, whose vectorised one took 9 µs for 256 × 128 numbers where torch's took 84."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        # Into memory that torch aligned: where a matrix lies can change the last bit of a product.
-        y = torch.empty_like(x)
-        np.tanh(x.detach().numpy(), out=y.numpy())
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        gradient: Tensor = torch.ops.aten.tanh_backward(gradients[0], y)
-        return gradient
-
-
-def tanh_for(device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The fastest tanh of a device."""
-    fastest: Callable[[Tensor], Tensor] = _NumpyTanh.apply if device.type == "cpu" else torch.tanh
-    return fastest
-
-
-def distribution_of(action_space: ActionSpace, *, squash_output: bool = False) -> Distribution:
-    """The distribution that fits an action space.
-
-    Raises: InvalidSpec where actions cannot be squashed, since the space has no finite bounds.
+    Args:
+        features: those that the actor's hidden layers end in.
+        action_masks: whether choices may be masked.
+    Raises: InvalidSpec where the spec asks for what the action space does not have.
     """
-    if squash_output:
-        if not action_space.is_bounded:
-            raise InvalidSpec([SpecFault("/policy/squash_output", "needs Box actions with finite bounds")])
-        return SquashedGaussian(action_space.columns)
-    if action_space.kind == "box":
-        return DiagonalGaussian(action_space.columns)
+    require_what_is_asked(action_space, spec, action_masks=action_masks)
+    if action_space.parts:
+        options = spec.model_copy(update={"use_sde": False})
+        return Product(tuple(_leaf(leaf, options, 0, action_masks=action_masks) for leaf in action_space.leaves))
+    return _leaf(action_space, spec, features, action_masks=action_masks)
+
+
+def _leaf(action_space: ActionSpace, spec: PolicySpec, features: int, *, action_masks: bool) -> Distribution:
     if action_space.kind == "multi_binary":
-        return Bernoulli(action_space.columns)
-    return MultiCategorical(action_space.sizes)
+        return Bernoulli(action_space.columns, has_masks=action_masks)
+    if action_space.kind != "box":
+        return MultiCategorical(action_space.sizes, has_masks=action_masks)
+    columns, density = action_space.columns, squashed_gaussian if spec.squash_output else gaussian
+    if spec.use_sde:
+        return ExploringGaussian(columns, density, features=features, noise_lasts=spec.sde_sample_freq)
+    if spec.state_dependent_std:
+        return StateDependentGaussian(columns, density)
+    return SquashedGaussian(columns) if spec.squash_output else DiagonalGaussian(columns)
 
 
-def orthogonal(generator: np.random.Generator, shape: tuple[int, int], gain: float) -> NDArray[np.float32]:
-    """A matrix with orthogonal rows or columns, whichever are fewer, of length `gain`.
-
-    Source: Saxe et al. 2014, arXiv:1312.6120; uniform over orthogonal matrices by the sign of R's diagonal.
-    """
-    rows, columns = shape
-    normal = generator.standard_normal((max(shape), min(shape)))
-    q, r = np.linalg.qr(normal)
-    q *= np.sign(np.diag(r))
-    return (gain * (q if rows >= columns else q.T)).astype(np.float32)
+def require_what_is_asked(action_space: ActionSpace, spec: PolicySpec, *, action_masks: bool) -> None:
+    """Raises InvalidSpec where the spec asks for Box actions, bounds of theirs, or choices, that the space has not."""
+    if spec.squash_output and not action_space.is_bounded:
+        raise InvalidSpec([SpecFault("/policy/squash_output", "needs Box actions with finite bounds")])
+    if spec.state_dependent_std and all(leaf.kind != "box" for leaf in action_space.leaves):
+        raise InvalidSpec([SpecFault("/policy/state_dependent_std", "needs Box actions")])
+    if spec.use_sde and action_space.kind != "box":
+        raise InvalidSpec([SpecFault("/policy/use_sde", "needs Box actions that are no part of a Dict or a Tuple")])
+    if action_masks and not action_space.masks:
+        raise InvalidSpec([SpecFault("/env/action_masks", "Box actions cannot be masked")])

@@ -6,10 +6,17 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from pydantic import JsonValue
 
-StreamName: TypeAlias = Literal["init", "actions", "minibatches", "env", "evaluation"]
+StreamName: TypeAlias = Literal["init", "actions", "minibatches", "env", "evaluation", "perturbations"]
 
 # Never reorder: these numbers are the layout of every training that was ever recorded.
-_KEYS: dict[StreamName, int] = {"init": 0, "actions": 1, "minibatches": 2, "env": 3, "evaluation": 4}
+_KEYS: dict[StreamName, int] = {
+    "init": 0,
+    "actions": 1,
+    "minibatches": 2,
+    "env": 3,
+    "evaluation": 4,
+    "perturbations": 5,
+}
 
 
 def seed_sequence(seed: int, name: StreamName, *indices: int) -> np.random.SeedSequence:

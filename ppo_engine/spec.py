@@ -7,7 +7,7 @@ environment, is checked on the *resolved* spec (`ppo_engine.presets.resolve`), b
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, StringConstraints, Tag
 
 SPEC_VERSION = 1
 """Stored beside each spec; a change of meaning raises it and adds an upgrade function."""
@@ -48,9 +48,120 @@ class LinearSchedule(SpecModel):
 Schedule: TypeAlias = Annotated[float, Field(gt=0, le=1e3)] | LinearSchedule
 """A constant, or a `LinearSchedule`."""
 
+
+class KLAdaptiveRate(SpecModel):
+    """A learning rate that follows the KL between the policy before and after each iteration, which it measures.
+
+    It is divided by `factor` after an iteration whose KL was more than twice the target, and multiplied by it after one
+    whose KL was less than half of it. Source: the adaptive schedule of rl_games and rsl_rl, after Heess et al. 2017,
+    arXiv:1707.02286; but once an iteration: at its first minibatches the KL is near 0 whatever the rate, so a step of
+    the rate per minibatch would raise it so many times over.
+    """
+
+    kind: Literal["kl_adaptive"]
+    initial: float = Field(default=3e-4, gt=0, le=1e3)
+    target_kl: float = Field(default=0.01, gt=0, le=100)
+    minimum: float = Field(default=1e-6, gt=0, le=1e3)
+    maximum: float = Field(default=1e-2, gt=0, le=1e3)
+    factor: float = Field(default=1.5, gt=1, le=10)
+
+
+def _kind_of(value: object) -> str | None:
+    """Which learning rate a value means to be, so that only this one says what is wrong with it."""
+    if not isinstance(value, dict | LinearSchedule | KLAdaptiveRate):
+        return "constant"
+    kind = value.get("kind", "linear") if isinstance(value, dict) else value.kind
+    return kind if isinstance(kind, str) and kind != "constant" else None
+
+
+LearningRate: TypeAlias = Annotated[
+    Annotated[float, Field(gt=0, le=1e3), Tag("constant")]
+    | Annotated[LinearSchedule, Tag("linear")]
+    | Annotated[KLAdaptiveRate, Tag("kl_adaptive")],
+    Discriminator(
+        _kind_of, custom_error_type="learning_rate_kind", custom_error_message="kind should be linear or kl_adaptive"
+    ),
+]
+"""A `Schedule`, or a `KLAdaptiveRate`."""
+
+
+class KLPenaltySpec(SpecModel):
+    """A penalty β · KL(old ‖ new), exact and in the mean over the rows, on the policy's change in one iteration."""
+
+    kind: Literal["fixed", "adaptive", "dual"] = "adaptive"
+    """How β changes after an iteration that ended at a KL. `fixed`: not. `adaptive`: it is multiplied by `factor` if
+    the KL was more than 1.5 times the target, and divided by it if it was less than the target by as much (Schulman et
+    al. 2017, section 4, arXiv:1707.06347). `dual`: gradient ascent on the multiplier of the constraint KL ≤ target, in
+    its logarithm: log β grows by `step_size` times the KL's relative excess, KL / target - 1, which is taken as 1 where
+    it is more."""
+    coef: float = Field(default=1.0, ge=0, le=1e4)
+    """β in the first iteration."""
+    target: float = Field(default=0.01, gt=0, le=100)
+    """In nats."""
+    factor: float = Field(default=2.0, gt=1, le=10)
+    """For `adaptive`. The KL at the optimum goes with 1 / β²: a smaller factor does not jump over the band."""
+    step_size: float = Field(default=0.3, gt=0, le=2)
+    """For `dual`."""
+    stiffness: float = Field(default=10.0, ge=0, le=1e4)
+    """How steep the penalty becomes beyond the target: its slope is β times 1 + so many times the relative excess,
+    KL / target - 1, of a minibatch. It holds each iteration where β alone, which changes between them, holds their
+    mean: rollouts differ in how far they push. 0: the penalty of Schulman et al. 2017. Source: the squared hinge of
+    Heess et al. 2017, arXiv:1707.02286, algorithm 1, here from the target on and in units of it."""
+    minimum: float = Field(default=1e-4, gt=0, le=1e4)
+    """β stays above it, so that it can grow again."""
+    maximum: float = Field(default=1e4, gt=0, le=1e6)
+
+
+class TRPOSpec(SpecModel):
+    """The policy's one step per iteration: the natural gradient, as far as a line search finds it to help.
+
+    Source: Schulman et al. 2015, arXiv:1502.05477; defaults as in sb3-contrib.
+    """
+
+    max_kl: float = Field(default=0.01, gt=0, le=100)
+    """Mean KL(old ‖ new) of the step, at the most."""
+    cg_steps: int = Field(default=15, ge=1, le=1000)
+    """Steps of the conjugate gradient, at the most."""
+    cg_damping: float = Field(default=0.1, ge=0, le=100)
+    """Times the identity, added to the Fisher matrix."""
+    line_search_steps: int = Field(default=10, ge=1, le=1000)
+    """Lengths that are tried."""
+    line_search_shrink: float = Field(default=0.8, gt=0, lt=1)
+    """Each is so much of the one before."""
+
+
+class CriticSpec(SpecModel):
+    """An optimiser of the critic's own, for networks that actor and critic do not share."""
+
+    learning_rate: Schedule | None = None
+    """None: that of the actor."""
+    n_epochs: int | None = Field(default=None, ge=1, le=1000)
+    """Epochs in which the critic learns. Those beyond `ppo.n_epochs` are its own; if there are fewer, the actor goes on
+    alone. The critic goes on when `target_kl` ends the actor's. None: every epoch is for both."""
+
+
 EnvironmentId: TypeAlias = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)?$", max_length=100)
 ]
+
+
+class AtariSpec(SpecModel):
+    """How an Atari game is shown, started and rewarded: as in Mnih et al. 2015 and every comparison since."""
+
+    frame_skip: int = Field(default=4, ge=1, le=60)
+    """Frames under one action, which are one step; the brighter of the last two is seen, pixel by pixel."""
+    screen_size: int = Field(default=84, ge=36, le=160)
+    """Rows and columns of what is seen of the 210 x 160 pixels, averaged."""
+    grayscale: bool = True
+    noop_max: int = Field(default=30, ge=0, le=1000)
+    """A game runs for a random number of frames, of 1 to so many, before it is played."""
+    fire_reset: bool = True
+    """Press FIRE to begin a game, and a life, where there is such a button."""
+    terminal_on_life_loss: bool = True
+    """A lost life ends the learner's returns, and the next one is begun with a step of nothing. The game goes on:
+    episodes, their statistics and evaluations are of whole games."""
+    clip_rewards: bool = True
+    """The learner sees only the signs of rewards; statistics and evaluations are of the game's own points."""
 
 
 class EnvSpec(SpecModel):
@@ -69,20 +180,45 @@ class EnvSpec(SpecModel):
     EnvPool's environment of that id, where EnvPool is installed. `auto` picks the fastest of the first three, or
     `device` where the device is CUDA and the environment has that form."""
     max_episode_steps: int | None = Field(default=None, ge=1, le=10_000_000)
-    """Truncate episodes after so many steps; by default what the environment is registered with."""
+    """Truncate episodes after so many steps; by default what the environment is registered with. A step of an Atari
+    game is `atari.frame_skip` frames; by default a game is cut after 108,000 frames, which are half an hour."""
+    frame_stack: int = Field(default=1, ge=1, le=64)
+    """The policy sees the last so many observations as one, the oldest first; after a reset, the first one as often.
+    Images are joined along their channel axis, vectors are concatenated."""
+    atari: AtariSpec | None = None
+    """For Atari games alone, which have the standard settings where it is left out."""
+    action_masks: bool = False
+    """The environment says which choices are valid, by `info["action_mask"]` at each reset and step or by a method
+    `action_masks()`: booleans, flat or by heads, one per choice, 2 per bit. Others have probability 0, in training and
+    in evaluation. For Discrete, MultiDiscrete and MultiBinary actions, and these within Dict and Tuple."""
     step_timeout_seconds: float = Field(default=60.0, gt=0, le=86_400)
     """A reset or a step that takes longer fails the job."""
+
+
+ActivationName: TypeAlias = Literal["tanh", "relu", "elu", "silu", "gelu", "leaky_relu"]
 
 
 class PolicySpec(SpecModel):
     """The networks of actor and critic."""
 
-    network: Literal["mlp"] = "mlp"
+    network: Literal["auto", "mlp", "cnn", "impala"] = "auto"
+    """What makes features of observations, for actor and critic alike. `mlp`: nothing, whatever they hold is numbers.
+    `cnn`: the convolutions of Mnih et al. 2015, with their layer of 512 units, for images, which are Boxes of uint8
+    from 0 to 255 with 2 or 3 axes; in Dict and Tuple observations, all other numbers join the features of the images.
+    `impala`: likewise, the residual network of Espeholt et al. 2018, with its layer of 256 units. `auto`: `cnn` where
+    an image has 36 pixels each way at least, else `mlp`."""
     hidden_sizes: Annotated[
         tuple[Annotated[int, Field(strict=True, ge=1, le=4096)], ...], Field(strict=False, max_length=8)
     ] = (64, 64)
     """Units of each hidden layer, for actor and critic alike."""
-    activation: Literal["tanh", "relu"] = "tanh"
+    activation: ActivationName = "tanh"
+    """Of every layer, convolutions among them. `gelu` is its tanh form; `leaky_relu` has the slope 0.01."""
+    layer_norm: bool = False
+    """Normalise what each fully connected layer gives, but for the last ones, before the activation. Source: Ba et al.
+    2016, arXiv:1607.06450."""
+    autocast: Literal["off", "bf16"] = "off"
+    """`bf16`: compute convolutions in bfloat16, from float32 weights. On processors with avx512_bf16 or amx_bf16 an
+    update took 0.6 of the time; on others it takes longer."""
     share_features: bool = False
     """One trunk for actor and critic instead of two."""
     log_std_init: float = Field(default=0.0, ge=-20, le=2)
@@ -90,10 +226,27 @@ class PolicySpec(SpecModel):
     squash_output: bool = False
     """Actions are the tanh of a Gaussian, scaled to the environment's bounds, instead of a Gaussian that is clipped to
     them. For Box actions whose bounds are finite."""
+    state_dependent_std: bool = False
+    """The network gives the logarithm of the standard deviation of continuous actions, too, for each observation; it
+    begins at `log_std_init`. Otherwise there is one for all observations."""
+    use_sde: bool = False
+    """Generalised state-dependent exploration: the noise of continuous actions is a linear function of the actor's last
+    features, drawn anew every `sde_sample_freq` steps, which makes exploration smooth. Its variance is the sum over
+    the features, so `log_std_init` is to be smaller than without: -2 for 64 units. Source: Raffin et al. 2021,
+    arXiv:2005.05719"""
+    sde_sample_freq: int | None = Field(default=None, ge=1, le=1_000_000)
+    """For how many steps of an environment the noise of `use_sde` stays the same function; None: for a rollout."""
+    memory: Literal["none", "lstm", "gru"] = "none"
+    """What the policy remembers by of earlier observations of an episode: one recurrent layer, shared by actor and
+    critic, before their hidden layers."""
+    memory_size: int = Field(default=128, ge=1, le=4096)
+    """Units of the memory."""
+    sequence_length: int = Field(default=16, ge=1, le=100_000)
+    """Steps of an environment that gradients go back through; minibatches are made of whole sequences of so many."""
 
 
 class PPOSpec(SpecModel):
-    """The hyperparameters of PPO-Clip, under Stable-Baselines3's names."""
+    """The hyperparameters of PPO and its kin, under Stable-Baselines3's names where it has them."""
 
     total_timesteps: int = Field(default=1_000_000, ge=1, le=10**12)
     """Environment steps to train for; the last iteration is finished, so a little more may be done."""
@@ -104,13 +257,40 @@ class PPOSpec(SpecModel):
     n_epochs: int = Field(default=10, ge=1, le=1000)
     gamma: float = Field(default=0.99, ge=0, le=1)
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
-    learning_rate: Schedule = 3e-4
+    """λ of the advantage estimator `gae`, which alone has one."""
+    advantage_estimator: Literal["gae", "monte_carlo", "td", "n_step"] = "gae"
+    """`gae`: generalised advantage estimates, a mean of the returns of all numbers of steps; `monte_carlo`: the
+    discounted sum of all rewards that follow; `td`: one reward, then the critic's value; `n_step`: `n_step` rewards,
+    then the critic's value. The critic's value also stands for what lies beyond a truncation or the rollout's end, and
+    the return is the critic's target each time."""
+    n_step: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Rewards that the advantage estimator `n_step` sums, at most."""
+    recompute_advantages: bool = False
+    """Estimate advantages and returns anew before each epoch but the first, with the critic that the epochs before it
+    have made. Source: Andrychowicz et al. 2021, arXiv:2006.05990, section 3.5"""
+    learning_rate: LearningRate = 3e-4
+    objective: Literal["clip", "dual_clip", "kl_penalty", "none", "trpo"] = "clip"
+    """What the policy climbs. `clip`: the clipped surrogate (Schulman et al. 2017). `dual_clip`: the same with a floor
+    for bad actions that became likelier (Ye et al. 2020). `kl_penalty`: the plain surrogate less a penalty. `none`: the
+    policy gradient without importance weights, which with one epoch is A2C. `trpo`: a trust region (Schulman et al.
+    2015)."""
     clip_range: Schedule = 0.2
+    """For `clip` and `dual_clip`; `clip_fraction` counts by it with every objective."""
+    dual_clip: float = Field(default=3.0, gt=1, le=1e3)
+    """For `dual_clip`: how many times a bad action's advantage its term is at the worst. arXiv:1912.09729, eq. 5"""
+    kl_penalty: KLPenaltySpec | None = None
+    """For `kl_penalty`; with `clip` and `dual_clip` it is added to them."""
+    trpo: TRPOSpec | None = None
+    """For `trpo`, which makes one step with all rows. The entropy bonus is part of what it climbs."""
+    rpo_alpha: float = Field(default=0.0, ge=0, le=100)
+    """Perturb the means of continuous actions by uniform numbers in ± this while learning, so that the policy stays
+    spread (RPO: Rahman and Xue 2022, arXiv:2212.07536). For Box actions."""
     clip_range_vf: Schedule | None = None
     """Clip the value function's change as well; off by default, since its scale is that of the returns."""
     normalize_advantage: Literal["minibatch", "batch", "off"] = "minibatch"
-    ent_coef: float = Field(default=0.0, ge=0, le=10)
+    ent_coef: Annotated[float, Field(ge=0, le=10)] | LinearSchedule = 0.0
     vf_coef: float = Field(default=0.5, ge=0, le=100)
+    critic: CriticSpec = CriticSpec()
     max_grad_norm: float = Field(default=0.5, gt=0, le=1e6)
     target_kl: float | None = Field(default=None, gt=0, le=100)
     """End an iteration's epochs when approx_kl exceeds 1.5 times this, before the step that would follow."""
@@ -122,6 +302,10 @@ class NormalizeSpec(SpecModel):
     observations: bool = True
     rewards: bool = True
     """Divide rewards by the standard deviation of the discounted return."""
+    values: bool = False
+    """The critic predicts returns in units of the mean and deviation of all returns so far, in which its loss and
+    `clip_range_vf` are, too. When these change, its last layer is rescaled to give the values that it gave before.
+    Source: van Hasselt et al. 2016, arXiv:1602.07714"""
     clip_observations: float = Field(default=10.0, gt=0, le=1e6)
     clip_rewards: float = Field(default=10.0, gt=0, le=1e6)
 
@@ -204,6 +388,29 @@ class TrainingSpec(SpecModel):
     """Higher is claimed first; within a priority, the older job."""
 
 
+class EvaluationPlan(SpecModel):
+    """The episodes of an evaluation of its own: plan and policy determine every return.
+
+    They are played in blocks, each with seeds of its own, so that an evaluation can go on behind the last finished one.
+    """
+
+    env: EnvSpec
+    """`n_envs` copies are stepped side by side."""
+    n_episodes: int = Field(ge=1)
+    seed: int = Field(ge=0, lt=2**63)
+    deterministic: bool = True
+    """The likeliest actions instead of sampled ones."""
+    block_episodes: int = Field(default=32, ge=1)
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.n_episodes // self.block_episodes)
+
+    def episodes_until(self, block: int) -> int:
+        """How many episodes the first `block` blocks have."""
+        return min(self.n_episodes, block * self.block_episodes)
+
+
 class EnvironmentDescription(BaseModel):
     """What a worker knows of one environment: an entry of the catalogue."""
 
@@ -229,8 +436,28 @@ class EnvironmentDescription(BaseModel):
     """Whether it may be stepped with `vectorization: "native"`."""
     batched_vector: bool = False
     """Whether it may be stepped with `vectorization: "batched"` or `"device"`."""
+    action_masks: bool = False
+    """Whether it has a method `action_masks()`; others may give masks in `info["action_mask"]`."""
     resume: Literal["exact", "approximate"] = "exact"
     resume_note: str | None = None
+
+
+def stacking_fault(env: EnvSpec) -> SpecFault | None:
+    """Why observations cannot be stacked as the spec asks; None where they can.
+
+    What steps many environments as one hands out no observations of single ones that could be joined.
+    """
+    if env.frame_stack == 1 or env.vectorization in ("auto", "sync", "process"):
+        return None
+    return SpecFault("/env/frame_stack", f"{env.vectorization} environments stack no observations; sync and process do")
+
+
+def masking_fault(env: EnvSpec) -> SpecFault | None:
+    """Why action masks cannot be had as the spec asks; None where they can."""
+    if not env.action_masks or env.vectorization in ("auto", "sync", "process"):
+        return None
+    message = f"{env.vectorization} environments hand out no masks of single ones; sync and process do"
+    return SpecFault("/env/action_masks", message)
 
 
 def wanted_queue(spec: TrainingSpec) -> Literal["cpu", "cuda"]:

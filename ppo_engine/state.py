@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from ppo_engine.checkpoint import FORMAT, POLICY, read_arrays, require_known_format, serialized
 from ppo_engine.components import Components, lives_on_device
+from ppo_engine.diagnosis import DiagnosisState
 from ppo_engine.errors import CheckpointCorrupt, CheckpointMismatch
 from ppo_engine.metrics import WindowState
+from ppo_engine.recurrent.collector import RecurrentCollector
 from ppo_engine.spec import TrainingSpec
 
 ARRAYS_FILE = "state.safetensors"
@@ -44,14 +46,18 @@ class StateValues(BaseModel):
     fingerprint: dict[str, JsonValue]
     position: Position
     window: WindowState
+    diagnosis: DiagnosisState = DiagnosisState()
     adam_steps: int
+    adaptive: dict[str, float] = {}
+    """Numbers of the learner that change from iteration to iteration: those of `Learner.scalars`."""
     random: dict[str, dict[str, JsonValue]]
     environment: dict[str, JsonValue]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Arrays are named `adam/m/…`, `adam/v/…`, `episodes/…`, `rewards/…`, `environment/…`, `observations`."""
+    """Arrays are named `adam/m/…`, `adam/v/…`, `episodes/…`, `rewards/…`, `values/…`, `environment/…`, `observations`
+    and `memory`."""
 
     values: StateValues
     arrays: Arrays
@@ -66,15 +72,21 @@ def capture(
     arrays: Arrays = {"observations": components.backend.collector.last_observations}
     arrays |= _prefixed("adam/m", policy.arrays(adam.m)) | _prefixed("adam/v", policy.arrays(adam.v))
     arrays |= _prefixed("episodes", statistics.episodes.state())
+    if isinstance(components.backend.collector, RecurrentCollector):
+        arrays["memory"] = components.backend.collector.state.cpu().numpy()
     if statistics.reward_normalizer is not None:
         arrays |= _prefixed("rewards", statistics.reward_normalizer.state())
+    if statistics.value_normalizer is not None:
+        arrays |= _prefixed("values", statistics.value_normalizer.state())
     arrays |= {f"environment/{name}": part for name, part in environment.items() if isinstance(part, np.ndarray)}
     values = StateValues(
         spec=spec.model_dump(mode="json"),
         fingerprint=fingerprint,
         position=position,
         window=components.window.state(),
+        diagnosis=components.diagnosis.state(),
         adam_steps=adam.steps,
+        adaptive=components.backend.learner.scalars(),
         random=components.backend.random_state(),
         environment={name: part for name, part in environment.items() if not isinstance(part, np.ndarray)},
     )
@@ -95,15 +107,23 @@ def restore(components: Components, state: TrainingState, policy_arrays: Arrays)
         _load(policy.named_views(adam.m), part(state.arrays, "adam/m"))
         _load(policy.named_views(adam.v), part(state.arrays, "adam/v"))
         adam.steps = values.adam_steps
+        backend.learner.restore_scalars(values.adaptive)
         if statistics.normalizer is not None:
             statistics.normalizer.restore(part(policy_arrays, "normalizer"))
         if statistics.reward_normalizer is not None:
             statistics.reward_normalizer.restore(part(state.arrays, "rewards"))
+        if statistics.value_normalizer is not None:
+            statistics.value_normalizer.restore(part(state.arrays, "values"))
         statistics.episodes.restore(part(state.arrays, "episodes"))
         components.window.restore(values.window)
+        components.diagnosis.restore(values.diagnosis)
         backend.restore_random(values.random)
         environment = {**values.environment, **part(state.arrays, "environment")}
-        backend.collector.last_observations = components.environment.restore(environment)
+        observations = backend.collector.last_observations = components.environment.restore(environment)
+        if isinstance(backend.collector, RecurrentCollector):
+            # Nothing is remembered of an episode that could not be restored: another one was begun.
+            goes_on = (observations == state.arrays["observations"]).all(axis=1)
+            backend.collector.remember(np.where(goes_on[:, None], state.arrays["memory"], np.float32(0)))
     except KeyError as error:
         raise CheckpointCorrupt(f"the state has no {error}") from error
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ppo_engine.experience import Experience
 from ppo_engine.metrics import EpisodeStatistics
-from ppo_engine.normalization import ObservationNormalizer, RewardNormalizer
+from ppo_engine.normalization import ObservationNormalizer, RewardNormalizer, ValueNormalizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,15 +17,20 @@ class Statistics:
     normalizer: ObservationNormalizer | None
     reward_normalizer: RewardNormalizer | None
     episodes: EpisodeStatistics
+    clips_rewards: bool = False
+    """Whether the learner sees no more of rewards than their signs."""
+    value_normalizer: ValueNormalizer | None = None
+    """What takes in returns is the learner, which estimates them."""
 
     def before_learning(self, experience: Experience) -> NDArray[np.float64]:
         """Takes in the ends of episodes and the rewards; returns rewards [T, N] as the learner is to see them."""
-        done = experience.terminated | experience.truncated
-        self.episodes.update(experience.rewards, done, experience.valid)
+        self.episodes.update(experience.rewards, experience.episode_ends, experience.valid)
+        rewards = np.sign(experience.rewards) if self.clips_rewards else experience.rewards
         if self.reward_normalizer is None:
-            return experience.rewards
-        self.reward_normalizer.update(experience.rewards, done, experience.valid)
-        return self.reward_normalizer.normalize(experience.rewards)
+            return rewards
+        done = experience.terminated | experience.truncated
+        self.reward_normalizer.update(rewards, done, experience.valid)
+        return self.reward_normalizer.normalize(rewards)
 
     def after_learning(self, experience: Experience) -> None:
         """Takes in the observations, which the learner had to see as the policy saw them."""

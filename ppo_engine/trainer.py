@@ -15,14 +15,18 @@ from ppo_engine import checkpoint as checkpoints
 from ppo_engine.backends import choose_backend
 from ppo_engine.checkpoint import CheckpointManifest
 from ppo_engine.components import Components, build, observation_space_of
+from ppo_engine.diagnosis import Finding
 from ppo_engine.envs.catalogue import describe_environment
+from ppo_engine.envs.spaces import Rows
 from ppo_engine.envs.vector import EXACT, Resumability
-from ppo_engine.evaluate import Evaluation, evaluate
-from ppo_engine.export import write_bundle
+from ppo_engine.evaluate import Acts, Evaluation, evaluate
+from ppo_engine.export import Example, write_bundle
 from ppo_engine.fingerprint import differences, fingerprint
-from ppo_engine.presets import resolve
+from ppo_engine.images import images_of, network_for
+from ppo_engine.presets import consistency_faults, resolve
 from ppo_engine.random import seed_sequence, stream
-from ppo_engine.spec import TrainingSpec
+from ppo_engine.schedules import coefficients
+from ppo_engine.spec import InvalidSpec, TrainingSpec
 from ppo_engine.state import (
     Position,
     StopReason,
@@ -34,10 +38,13 @@ from ppo_engine.state import (
     write_state,
 )
 from ppo_engine.threads import limit_threads
-from ppo_engine.update import coefficients
 
 VECTORS = 16
 """Observations of the test vectors in a checkpoint, at most."""
+VECTOR_STEPS = 4
+"""Consecutive steps of the test vectors of a policy with memory."""
+VECTOR_NUMBERS = 2**16
+"""Numbers of all of them, at most where there is more than one: images are long as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,8 @@ class Progress:
     metrics: dict[str, float] | None
     """Means over the window that ends here; None inside one."""
     evaluation: Evaluation | None
+    findings: tuple[Finding, ...]
+    """What the training found wrong with itself in this iteration."""
     finished: bool
     stop_reason: StopReason | None
 
@@ -117,7 +126,7 @@ class Trainer:
         """
         position = self._position
         if position.stop_reason is not None:
-            yield Progress(position.iteration, position.timesteps, None, None, True, position.stop_reason)
+            yield Progress(position.iteration, position.timesteps, None, None, (), True, position.stop_reason)
         while position.stop_reason is None:
             yield self._iterate()
 
@@ -125,9 +134,12 @@ class Trainer:
         """Writes a checkpoint; until its manifest is there, last of all, the directory is none."""
         checkpoints.begin(directory)
         (directory / checkpoints.POLICY).write_bytes(self._components.policy_bytes())
-        observations = self._components.backend.collector.last_observations[:VECTORS]
+        observations = self._components.backend.collector.last_observations
+        observations = observations[: max(1, min(VECTORS, VECTOR_NUMBERS // observations.shape[1]))]
+        masks = self._components.action_masks()
+        masks = None if masks is None else masks[: len(observations)].copy()
         manifest = self._components.policy_manifest(self.spec, self._observation_space)
-        write_bundle(directory, manifest, observations=observations, actions=self.act(observations))
+        write_bundle(directory, manifest, examples=self._examples(observations, masks))
         write_state(directory, self.state())
         resume = self._components.environment.resume
         return checkpoints.seal(
@@ -143,9 +155,31 @@ class Trainer:
         """Everything but the policy that is needed to go on exactly."""
         return capture(self._components, self._position, spec=self.spec, fingerprint=self._fingerprint)
 
-    def act(self, observations: NDArray[np.float32]) -> NDArray[Any]:
-        """The likeliest action rows of flat encoded observations [n, D], as they come from the environment."""
-        return self._components.likeliest_actions(observations)
+    def act(self, observations: Rows, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """The likeliest action rows of flat encoded observations [n, D], as they come from the environment.
+
+        A policy with memory acts by `acting`, since it needs to know what came before.
+
+        Args:
+            masks: [n, masks], what is valid; None: all that there is.
+        """
+        return self._components.likeliest_actions(observations, masks)
+
+    def acting(self) -> Acts:
+        """What gives the likeliest action rows in environments of its own, as `evaluate` takes it."""
+        return self._components.acting()
+
+    def _examples(self, observations: Rows, masks: NDArray[np.bool_] | None) -> list[Example]:
+        """Observations [n, D] with the likeliest actions: one step, or a few of a policy with memory."""
+        if self.spec.policy.memory == "none":
+            return [Example(observations, self.act(observations, masks), masks)]
+        act = self._components.remembering()
+        examples = []
+        for step in range(VECTOR_STEPS):
+            rows = np.roll(observations, step, axis=0)
+            valid = None if masks is None else np.roll(masks, step, axis=0)
+            examples.append(Example(rows, act(rows, valid), valid))
+        return examples
 
     def policy_hash(self) -> str:
         """The sha256 of `policy.safetensors` as `save` would write it."""
@@ -157,7 +191,7 @@ class Trainer:
 
     def _prepare(self, spec: TrainingSpec, *, threads: int, environment_cores: int | None) -> None:
         limit_threads(threads)
-        self.spec = resolve(spec, describe_environment(spec.env.id), draw_seed=True)
+        self.spec = _with_network(resolve(spec, describe_environment(spec.env.id), draw_seed=True))
         assert self.spec.seed is not None
         backend, reason = choose_backend(self.spec)
         self._components: Components = build(self.spec, self.spec.seed, environment_cores=environment_cores)
@@ -186,11 +220,15 @@ class Trainer:
         if evaluation is not None:
             metrics |= {"eval/mean_reward": evaluation.mean_reward, "eval/mean_ep_length": evaluation.mean_length}
         position.latest_metrics |= metrics
+        fraction_done = position.timesteps / ppo.total_timesteps
+        findings = parts.diagnosis.judge(metrics, fraction_done=fraction_done)
         position.stop_reason = self._reason_to_stop(metrics)
         parts.window.add(metrics, timesteps=steps, seconds=seconds)
         finished = position.stop_reason is not None
         row = parts.window.close() if finished or parts.window.full else None
-        return Progress(position.iteration, position.timesteps, row, evaluation, finished, position.stop_reason)
+        return Progress(
+            position.iteration, position.timesteps, row, evaluation, findings, finished, position.stop_reason
+        )
 
     def _reason_to_stop(self, metrics: dict[str, float]) -> StopReason | None:
         stop = self.spec.stop
@@ -205,9 +243,11 @@ class Trainer:
             return None
         seed = self.spec.seed
         assert seed is not None
-        sampler = self._components.sampler(stream(seed, "evaluation", self.iteration, 1))
+        generator = None
+        if not self.spec.evaluation.deterministic:
+            generator = stream(seed, "evaluation", self.iteration, 1)
         return evaluate(
-            self.act if self.spec.evaluation.deterministic else sampler,
+            self._components.acting(generator),
             self.spec.env,
             n_episodes=self.spec.evaluation.n_episodes,
             seeds=seed_sequence(seed, "evaluation", self.iteration, 0),
@@ -230,3 +270,18 @@ class Trainer:
         elif not np.array_equal(self._components.backend.collector.last_observations, state.arrays["observations"]):
             reasons.append("the environments' observations differ from those of the checkpoint")
         return Resumability("approximate", "; ".join(reasons)) if reasons else EXACT
+
+
+def _with_network(spec: TrainingSpec) -> TrainingSpec:
+    """The resolved spec with a network for the observations that the environment's arguments give it.
+
+    Raises: InvalidSpec where the rest of the spec does not go with that network.
+    """
+    if spec.policy.network != "auto":
+        return spec
+    network = network_for("auto", images_of(observation_space_of(spec.env)))
+    settled = spec.model_copy(update={"policy": spec.policy.model_copy(update={"network": network})})
+    faults = consistency_faults(settled)
+    if faults:
+        raise InvalidSpec(faults)
+    return settled

@@ -4,12 +4,15 @@ JobsError
 ├── NotFound
 │   ├── JobNotFound
 │   ├── CheckpointNotFound
+│   ├── EvaluationNotFound
+│   ├── GroupNotFound
 │   ├── AttemptNotFound
 │   ├── ApiKeyNotFound
 │   └── ArtifactNotFound
 ├── InvalidTransition
 ├── JobNotTerminal
 ├── CheckpointInUse
+├── CheckpointMissing
 ├── LeaseLost
 ├── IdempotencyMismatch
 ├── DatabaseUnavailable
@@ -39,6 +42,16 @@ class JobNotFound(NotFound):
 class CheckpointNotFound(NotFound):
     def __init__(self, checkpoint_id: str) -> None:
         super().__init__(f"no checkpoint {checkpoint_id}")
+
+
+class EvaluationNotFound(NotFound):
+    def __init__(self, evaluation_id: str) -> None:
+        super().__init__(f"no evaluation {evaluation_id}")
+
+
+class GroupNotFound(NotFound):
+    def __init__(self, group: str) -> None:
+        super().__init__(f"no job is of group {group!r}")
 
 
 class AttemptNotFound(NotFound):
@@ -74,10 +87,17 @@ class JobNotTerminal(JobsError):
 
 
 class CheckpointInUse(JobsError):
-    """A job that has not ended would go on from it."""
+    """A job that has not ended would go on from it, or evaluates it."""
 
     def __init__(self, checkpoint_id: str) -> None:
-        super().__init__(f"a job that has not ended would go on from checkpoint {checkpoint_id}")
+        super().__init__(f"a job or an evaluation that has not ended needs checkpoint {checkpoint_id}")
+
+
+class CheckpointMissing(JobsError):
+    """The job has no checkpoint of the kind that is wanted, or not yet."""
+
+    def __init__(self, job_id: str, which: str, status: JobStatus) -> None:
+        super().__init__(f"job {job_id} is {status} and has no {which} checkpoint")
 
 
 class LeaseLost(JobsError):

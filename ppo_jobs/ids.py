@@ -33,5 +33,9 @@ def new_checkpoint_id() -> str:
     return new_id("ckpt")
 
 
+def new_evaluation_id() -> str:
+    return new_id("eval")
+
+
 def _base32(number: int) -> str:
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(5 * (_CHARACTERS - 1), -1, -5))

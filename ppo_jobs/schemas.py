@@ -137,6 +137,144 @@ class Checkpoint(WireModel):
     created_at: datetime
 
 
+class EvaluationRequest(BaseModel):
+    """Which policy plays how many episodes: name a checkpoint, or a job and which of its checkpoints."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    checkpoint_id: Annotated[str, StringConstraints(max_length=100)] | None = None
+    job_id: Annotated[str, StringConstraints(max_length=100)] | None = None
+    checkpoint: Literal["final", "best", "latest"] | None = None
+    """Of the job; `final` unless told otherwise."""
+    n_episodes: int = Field(default=100, ge=1, le=10_000)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    """Null: one is drawn at acceptance and recorded. No environment is seeded as one of training."""
+    deterministic: bool = True
+    """The likeliest actions instead of sampled ones."""
+    max_episode_steps: int | None = Field(default=None, ge=1, le=10_000_000)
+    """Truncate episodes after so many steps; by default where training did."""
+
+
+class EvaluationProgress(WireModel):
+    episodes: int
+    """Played and kept: an evaluation that has to go on elsewhere does not play them again."""
+    n_episodes: int
+    fraction: float
+    """0 to 1."""
+    timesteps: int
+    """Environment steps of these episodes."""
+
+
+class EvaluationResult(WireModel):
+    """What the episodes came to. Intervals are of 95 %, by percentile bootstrap; null for a single episode."""
+
+    n_episodes: int
+    mean_reward: float
+    """Of the undiscounted raw returns."""
+    ci95: tuple[float, float] | None
+    """Of the mean."""
+    iqm_reward: float
+    """The interquartile mean: without the lowest and the highest quarter."""
+    iqm_ci95: tuple[float, float] | None
+    std_reward: float
+    mean_length: float
+    returns: list[float] | None = None
+    """Of each episode, in order; null in lists."""
+    lengths: list[int] | None = None
+
+
+class Evaluation(WireModel):
+    """Episodes that a checkpoint's policy plays in environments of their own."""
+
+    object: Literal["evaluation"] = "evaluation"
+    id: str
+    job_id: str
+    """The job that trained the policy."""
+    checkpoint_id: str
+    env_id: str
+    status: JobStatus
+    status_reason: StatusReason | None
+    spec: dict[str, JsonValue]
+    """As it was sent."""
+    resolved_spec: dict[str, JsonValue]
+    """The episodes that are played, with the seed and the environment as it was in training."""
+    wants: QueueName
+    progress: EvaluationProgress
+    queue: QueuePlace
+    attempt: int
+    """How many attempts were started."""
+    max_attempts: int
+    cancel_requested: bool
+    runtime: dict[str, JsonValue] | None
+    result: EvaluationResult | None
+    """Null until it has succeeded."""
+    usage: Usage
+    last_seq: int
+    """Grows with every change: what `after` takes."""
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    updated_at: datetime
+
+
+class Seed(WireModel):
+    """One training of a group, and how well it did."""
+
+    job_id: str
+    seed: int
+    score: float
+
+
+class LeftOut(WireModel):
+    """A job of a group that does not count."""
+
+    job_id: str
+    reason: str
+    """Such as `is running`, or that a newer job has the same seed."""
+    superseded: bool
+    """Whether a newer job counts in its place; if not, the group is incomplete."""
+
+
+class GroupSummary(WireModel):
+    """How well a group does over its seeds. Intervals are of 95 %, by percentile bootstrap over the seeds."""
+
+    name: str
+    n_seeds: int
+    mean: float | None
+    mean_ci95: tuple[float, float] | None
+    iqm: float | None
+    """The interquartile mean: without the lowest and the highest quarter."""
+    iqm_ci95: tuple[float, float] | None
+    seeds: list[Seed]
+    left_out: list[LeftOut]
+
+
+class GroupPair(WireModel):
+    """How likely a seed of `a` does better than one of `b`; equal ones count half."""
+
+    a: str
+    b: str
+    probability_of_improvement: float | None
+    ci95: tuple[float, float] | None
+    """Stratified: each group is resampled by itself."""
+
+
+class Comparison(WireModel):
+    """Groups of jobs on one environment, compared over their seeds."""
+
+    object: Literal["comparison"] = "comparison"
+    score: Literal["evaluation", "eval/mean_reward", "rollout/ep_rew_mean"]
+    env_id: str
+    groups: list[GroupSummary]
+    pairs: list[GroupPair]
+    winner: str | None
+    """The group that is better than every other one; null where the data do not carry that."""
+    reason: str
+    """Why there is that winner, or none."""
+
+
 class MetricsTable(WireModel):
     """Columns of equal length, one row per iteration."""
 

@@ -25,6 +25,14 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 }
 
 
+class JobKind(StrEnum):
+    """What a job does."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    """Its ids begin with `eval_`; `parent` names the checkpoint, and `result` is what comes out."""
+
+
 class AttemptOutcome(StrEnum):
     """How an attempt ended."""
 
@@ -61,6 +69,8 @@ class ReasonCode(StrEnum):
     TARGET_REACHED = "target_reached"
     """`timesteps` reached `total_timesteps`."""
     STOP_RULE = "stop_rule"
+    EPISODES_PLAYED = "episodes_played"
+    """Every episode of an evaluation has been played."""
     USER_REQUEST = "user_request"
     WORKER_LOST = "worker_lost"
     CHILD_DIED = "child_died"

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from ppo_jobs.states import TERMINAL, AttemptOutcome, EventType, JobStatus, QueueName
+from ppo_jobs.states import TERMINAL, AttemptOutcome, EventType, JobKind, JobStatus, QueueName
 
 
 class StorableText(TypeDecorator[str]):
@@ -139,7 +139,9 @@ jobs = Table(
     Column("started_at", Double),
     Column("finished_at", Double),
     Column("updated_at", Double, nullable=False),
-    CheckConstraint("kind IN ('train')", "kind_known"),
+    Column("result", _json()),
+    CheckConstraint(_one_of("kind", JobKind), "kind_known"),
+    CheckConstraint("result IS NOT NULL OR kind <> 'evaluate' OR status <> 'succeeded'", "evaluation_has_result"),
     CheckConstraint(_one_of("status", JobStatus), "status_known"),
     CheckConstraint(_one_of("queue", QueueName), "queue_known"),
     CheckConstraint("(status = 'running') = (lease_expires_at IS NOT NULL)", "running_has_lease"),
@@ -149,6 +151,7 @@ jobs = Table(
     CheckConstraint("last_seq >= 1", "ledger_begun"),
     CheckConstraint("timesteps >= 0 AND iteration >= 0 AND storage_bytes >= 0", "progress_counted"),
     Index(None, "tenant_id", "id"),
+    Index(None, "tenant_id", "kind", "id"),
     Index(None, "tenant_id", "group_name"),
 )
 Index(
@@ -180,6 +183,7 @@ attempts = Table(
     Column("reason", _json()),
     Column("resumed_from_checkpoint_id", StorableText),
     Column("runtime", _json(), nullable=False),
+    # Of an evaluation: blocks of episodes.
     Column("new_checkpoints", Integer, nullable=False, default=0),
     CheckConstraint(f"outcome IS NULL OR {_one_of('outcome', AttemptOutcome)}", "outcome_known"),
     CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", "ended_has_outcome"),

@@ -9,9 +9,10 @@ LONGEST_LOG_BYTES = 16 << 20
 
 NOTEWORTHY = re.compile(
     r"\b(WARNING|ERROR|CRITICAL)\b|^Traceback|^\w*(Error|Exception)\b|\bjob job_\w+ is (?!running)"
+    r"|\bis being compiled\b"
     r'|"level": "(WARNING|ERROR|CRITICAL)"'
 )
-"""Trouble, and the ends of jobs."""
+"""Trouble, the ends of jobs, and what takes half a minute before the first one."""
 
 
 def start_afresh(path: Path) -> Path:

@@ -88,7 +88,11 @@ def service(folder: Path) -> Iterator[Client]:
 def address(process: subprocess.Popen[bytes], folder: Path) -> tuple[str, str]:
     """URL and API key of the service, once it is ready."""
     deadline = time.monotonic() + START_SECONDS
+    patience = time.monotonic() + 5
     while time.monotonic() < deadline:
+        if time.monotonic() > patience:
+            print("The first start compiles the engine for this machine: half a minute of an idle core", flush=True)
+            patience = deadline
         if process.poll() is not None:
             raise DemoFailed(f"the service ended with status {process.returncode} before it was ready.")
         with suppress(FileNotFoundError, httpx.TransportError):

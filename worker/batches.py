@@ -13,10 +13,13 @@ from ppo_jobs.repository.claims import Entry
 from ppo_jobs.states import EventType
 from worker.protocol import (
     CheckpointRecord,
+    DiagnosisRecord,
     EndRecord,
+    EpisodesRecord,
     EvaluationRecord,
     MetricsRecord,
     Record,
+    ResultRecord,
     RuntimeRecord,
 )
 
@@ -30,7 +33,10 @@ class Batch:
     entries: list[Entry] = field(default_factory=list)
     runtime: RuntimeRecord | None = None
     checkpoint: CheckpointRecord | None = None
+    result: ResultRecord | None = None
     end: EndRecord | None = None
+    blocks: int = 0
+    """Of episodes, among the entries."""
     iteration: int | None = None
     timesteps: int | None = None
     """The newest iteration told of, whether or not the ledger had it."""
@@ -56,19 +62,26 @@ class Comparison:
                     batch.runtime = record
                     if record.resume == "approximate":
                         batch.entries.append(self._rewind(record.resume_reason or "the resume is approximate"))
-                case MetricsRecord() | EvaluationRecord():
+                case MetricsRecord() | EvaluationRecord() | DiagnosisRecord():
                     batch.entries.extend(self._new_entries(record))
                     batch.iteration, batch.timesteps = record.iteration, record.timesteps
                 case CheckpointRecord():
                     batch.checkpoint = record
                     batch.iteration, batch.timesteps = record.iteration, record.timesteps
                     break
+                case EpisodesRecord():
+                    batch.blocks += 1
+                    data = record.model_dump(mode="json", exclude={"type"})
+                    batch.entries.append(Entry(EventType.EVALUATION, record.iteration, data))
+                    batch.iteration, batch.timesteps = record.iteration, record.timesteps
+                case ResultRecord():
+                    batch.result = record
                 case EndRecord():
                     batch.end = record
                     break
         return batch
 
-    def _new_entries(self, record: MetricsRecord | EvaluationRecord) -> list[Entry]:
+    def _new_entries(self, record: MetricsRecord | EvaluationRecord | DiagnosisRecord) -> list[Entry]:
         kind = EventType(record.type)
         entry = Entry(kind, record.iteration, record.model_dump(mode="json", exclude={"type"}))
         known = self._known.get((kind, record.iteration))

@@ -1,4 +1,4 @@
-"""The process that trains: one assignment on stdin, records in a journal, checkpoints in directories beside it.
+"""The process that trains or evaluates: an assignment on stdin, records in a journal, checkpoints beside it.
 
 It knows no database and holds no secret. It ends when the job does, when it is told to, or with its supervisor.
 """
@@ -15,18 +15,22 @@ from typing import Literal, NoReturn
 
 from ppo_engine.envs.watchdog import install_timeout_handler
 from ppo_engine.errors import EngineError, EnvironmentFault, EnvironmentTimedOut
-from ppo_engine.spec import CheckpointSpec
+from ppo_engine.spec import CheckpointSpec, EvaluationPlan, InvalidSpec, TrainingSpec
 from ppo_engine.trainer import Progress, Trainer
+from worker.compile import compile_apart
+from worker.episodes import play
 from worker.journal import JournalWriter
 from worker.lifeline import Lifeline, die_with_parent, end_process_group
 from worker.protocol import (
     STORAGE_FULL_STATUS,
     Assignment,
     CheckpointRecord,
+    DiagnosisRecord,
     EndRecord,
     EvaluationRecord,
     MetricsRecord,
     RuntimeRecord,
+    interrupted,
 )
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -52,7 +56,7 @@ class CheckpointClock:
 
 
 def main() -> int:
-    """Train what stdin says; the exit status is 0 when the journal tells how it ended."""
+    """Train or evaluate what stdin says; the exit status is 0 when the journal tells how it ended."""
     die_with_parent()
     line = sys.stdin.buffer.readline()
     if not line:
@@ -64,8 +68,11 @@ def main() -> int:
     end_hangs(journal)
     trainer: Trainer | None = None
     try:
-        trainer = start(assignment)
-        end = train(trainer, assignment, journal, lifeline)
+        if isinstance(assignment.spec, EvaluationPlan):
+            end = play(assignment.spec, assignment, journal, lifeline)
+        else:
+            trainer = start(assignment.spec, assignment)
+            end = train(trainer, assignment, journal, lifeline)
     except BaseException as error:  # An environment may raise SystemExit.
         say(traceback.format_exc().rstrip())
         end = failure(error)
@@ -112,29 +119,33 @@ def train(trainer: Trainer, assignment: Assignment, journal: JournalWriter, life
     """Run iterations until training is finished or a command ends it; a checkpoint is always written last."""
     journal.append(runtime_record(trainer, fresh=assignment.resume_from is None))
     checkpoints = Path(assignment.run_directory, "checkpoints")
-    clock = CheckpointClock(assignment.spec.checkpoints, trainer.timesteps)
+    keep = trainer.spec.checkpoints
+    clock = CheckpointClock(keep, trainer.timesteps)
     for progress in trainer.iterations():
         record_progress(journal, progress)
         command = lifeline.command
-        if progress.finished or command or clock.due(progress.timesteps):
-            journal.append(save(trainer, checkpoints, final=progress.finished))
+        # The best policy can be kept only if it is there: one that was evaluated is saved.
+        is_scored = progress.evaluation is not None
+        if progress.finished or command or clock.due(progress.timesteps) or (is_scored and keep.keep_best > 0):
+            journal.append(save(trainer, checkpoints, final=progress.finished, evaluated=is_scored))
             clock.taken(progress.timesteps)
         if progress.finished:
             return succeeded(trainer, progress.stop_reason)
         if command:
             return interrupted(command, trainer.timesteps)
     # Its checkpoint was the last one already: the attempt before died between that and saying so.
-    journal.append(save(trainer, checkpoints, final=True))
+    journal.append(save(trainer, checkpoints, final=True, evaluated=False))
     return succeeded(trainer, None)
 
 
-def start(assignment: Assignment) -> Trainer:
+def start(spec: TrainingSpec, assignment: Assignment) -> Trainer:
     """A trainer at its first iteration, or where the checkpoint left off."""
+    compile_apart()
     # Other slots have the other cores.
     cores = {"threads": assignment.threads, "environment_cores": assignment.threads}
     if assignment.resume_from is None:
-        return Trainer(assignment.spec, **cores)
-    return Trainer.resume(assignment.spec, Path(assignment.resume_from), **cores)
+        return Trainer(spec, **cores)
+    return Trainer.resume(spec, Path(assignment.resume_from), **cores)
 
 
 def runtime_record(trainer: Trainer, *, fresh: bool) -> RuntimeRecord:
@@ -152,16 +163,16 @@ def record_progress(journal: JournalWriter, progress: Progress) -> None:
         journal.append(
             MetricsRecord(iteration=progress.iteration, timesteps=progress.timesteps, metrics=progress.metrics)
         )
+    if progress.findings:
+        findings = [finding.model_dump(mode="json") for finding in progress.findings]
+        journal.append(DiagnosisRecord(iteration=progress.iteration, timesteps=progress.timesteps, findings=findings))
     if (evaluation := progress.evaluation) is not None:
-        metrics = {
-            "eval/mean_reward": evaluation.mean_reward,
-            "eval/std_reward": evaluation.std_reward,
-            "eval/mean_ep_length": evaluation.mean_length,
-        }
-        journal.append(EvaluationRecord(iteration=progress.iteration, timesteps=progress.timesteps, metrics=metrics))
+        journal.append(
+            EvaluationRecord(iteration=progress.iteration, timesteps=progress.timesteps, metrics=evaluation.metrics())
+        )
 
 
-def save(trainer: Trainer, checkpoints: Path, *, final: bool) -> CheckpointRecord:
+def save(trainer: Trainer, checkpoints: Path, *, final: bool, evaluated: bool) -> CheckpointRecord:
     """Write a checkpoint; its manifest is on disk before the record of it exists."""
     directory = f"{trainer.iteration:09d}"
     manifest = trainer.save(checkpoints / directory)
@@ -170,6 +181,7 @@ def save(trainer: Trainer, checkpoints: Path, *, final: bool) -> CheckpointRecor
         timesteps=trainer.timesteps,
         directory=directory,
         metrics=manifest.metrics,
+        evaluated=evaluated,
         resume=manifest.resume,
         final=final,
     )
@@ -186,19 +198,13 @@ def succeeded(trainer: Trainer, stop_reason: Literal["total_timesteps", "stop_ru
     return EndRecord(outcome="succeeded", code=code, message=message, timesteps=trainer.timesteps)
 
 
-def interrupted(command: Literal["cancel", "drain"], timesteps: int) -> EndRecord:
-    if command == "cancel":
-        return EndRecord(outcome="cancelled", code="user_request", message="cancelled by its user", timesteps=timesteps)
-    return EndRecord(
-        outcome="drained", code="worker_draining", message="the worker is shutting down", timesteps=timesteps
-    )
-
-
 def failure(error: BaseException) -> EndRecord:
     """Why training cannot go on, for whoever reads `status_reason`."""
     code, retryable = "internal", False
     if isinstance(error, EngineError):
         code = error.code
+    elif isinstance(error, InvalidSpec):
+        code = "invalid_spec"
     elif isinstance(error, OSError) and error.errno in NO_SPACE:
         code, retryable = "storage_full", True
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -206,7 +212,7 @@ def failure(error: BaseException) -> EndRecord:
     if isinstance(error, EnvironmentFault) and error.traceback_text:
         say(error.traceback_text)
         message = f"{error}\n{error.traceback_text[-TRACEBACK_CHARACTERS:]}"
-    elif isinstance(error, EngineError):
+    elif isinstance(error, EngineError | InvalidSpec):
         message = str(error)
     else:
         message = f"{type(error).__name__}: {error}"

@@ -10,11 +10,12 @@ import importlib
 import logging
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 
-from ppo_engine.compiled import CODE
+from ppo_engine.compiled import CODE, all_kept
 from ppo_engine.fingerprint import processor
 from worker.lifeline import die_with_parent
 
@@ -24,29 +25,55 @@ STALE_SECONDS = 86_400.0
 WARM_MODULE = "ppo_engine.fused.warm"
 
 
+SOON = "--soon"
+"""Compiles at the priority of its parent, and beside whoever compiles already: somebody waits for it."""
+
+
 def main() -> int:
     """Compile what is missing, at the lowest priority; the exit status is 1 where that failed."""
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if CODE is None:
+        return 1
+    if SOON in sys.argv[1:]:
+        return 0 if compile_missing(CODE) else 1
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     else:
         os.nice(19)
-    return 0 if CODE is not None and compile_once(CODE) else 1
+    return 0 if compile_once(CODE) else 1
 
 
 def compile_once(code: Path) -> bool:
     """Whether all machine code is in `code` now; of several processes that want it, one compiles and others wait."""
     with (code.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not is_compiled(code):
-            began = time.monotonic()
-            if not load_compiled():
-                return False
-            mark_of(code).touch()
-            logger.info("the engine was compiled in %.1f s", time.monotonic() - began)
+        if not compile_missing(code):
+            return False
         prune(code)
     return True
+
+
+def compile_missing(code: Path) -> bool:
+    """Whether all machine code is in `code` now, compiled by this process where it was not there."""
+    if not is_compiled(code):
+        began = time.monotonic()
+        if not (load_compiled() and all_kept()):
+            return False
+        mark_of(code).touch()
+        logger.info("the engine was compiled in %.1f s", time.monotonic() - began)
+    return True
+
+
+def compile_apart() -> None:
+    """Have another process compile what is missing.
+
+    What a process compiles itself may differ in a last bit from what it loads: of a function that several others call
+    it has several copies then, of which the first counts. A training that compiled could not be resumed exactly.
+    """
+    if CODE is not None and not is_compiled():
+        command = [sys.executable, "-P", "-m", "worker.compile", SOON]
+        subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
 
 
 def is_compiled(code: Path | None = CODE) -> bool:

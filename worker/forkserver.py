@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 IMPORTED_LATE = (
     "worker.child", "worker.compile", "gymnasium.envs.classic_control", "ppo_engine.envs.native",
-    "ppo_engine.envs.process", "ppo_engine.envs.sync",
+    "ppo_engine.envs.process", "ppo_engine.envs.sync", "scipy.stats",
 )  # fmt: skip
 """The engine, which takes seconds, and what a trainer imports only when it needs it, as nearly every one does."""
 

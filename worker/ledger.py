@@ -16,7 +16,7 @@ from ppo_jobs.artifacts import ArtifactStore
 from ppo_jobs.database import Database
 from ppo_jobs.errors import DatabaseUnavailable
 from ppo_jobs.ids import new_checkpoint_id
-from ppo_jobs.repository import checkpoints, claims, logs
+from ppo_jobs.repository import checkpoints, claims, evaluations, logs
 from ppo_jobs.schemas import CheckpointFile
 from worker.batches import Batch, Comparison
 from worker.journal import JournalReader
@@ -146,6 +146,10 @@ class Ledger:
         last_seq = claims.append(
             session, job_id, attempt, batch.entries, progress=self._progress(batch), usage=pending.usage
         )
+        if batch.blocks:
+            claims.bear_fruit(session, job_id, attempt, batch.blocks)
+        if batch.result is not None:
+            evaluations.set_result(session, job_id, attempt, batch.result.result)
         if stored is not None:
             checkpoints.insert_checkpoint(
                 session,
@@ -156,6 +160,7 @@ class Ledger:
                 iteration=stored.record.iteration,
                 timesteps=stored.record.timesteps,
                 metrics=stored.record.metrics,
+                evaluated=stored.record.evaluated,
                 resume=stored.record.resume,
                 files=stored.manifest.files,
                 fingerprint=stored.manifest.fingerprint,

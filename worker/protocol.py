@@ -5,21 +5,27 @@ payload as JSON, a newline. A line without its newline is still being written; o
 crash, and nothing after it counts.
 """
 
-import json
 from collections.abc import Iterator
 from typing import Annotated, Literal
 from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
-from ppo_engine.spec import TrainingSpec
+from ppo_engine.spec import EvaluationPlan, TrainingSpec
 
 STORAGE_FULL_STATUS = 74
 """Exit status of a child that could not even journal that the disk is full; EX_IOERR of sysexits.h."""
 
 
 class Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Episodes(Message):
+    """Undiscounted raw returns and lengths of a block of episodes, in order."""
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
 
 
 class Assignment(Message):
@@ -27,12 +33,14 @@ class Assignment(Message):
 
     job_id: str
     attempt: int
-    spec: TrainingSpec
-    """Resolved."""
+    spec: TrainingSpec | EvaluationPlan
+    """What to do, resolved."""
     run_directory: str
     """Holds `journal`, `log` and `checkpoints/`."""
     resume_from: str | None
-    """Directory of a verified checkpoint."""
+    """Directory of a verified checkpoint: to go on from, or to evaluate."""
+    played: tuple[Episodes, ...] = ()
+    """The blocks of an evaluation that earlier attempts have played."""
     threads: int = 1
 
 
@@ -67,7 +75,8 @@ class Command(Message):
     """Every later line of stdin; obeyed at the next iteration."""
 
     command: Literal["cancel", "drain"]
-    """Both save a checkpoint and end; `cancel` for good, `drain` so that another worker goes on."""
+    """Both save a checkpoint and end; `cancel` for good, `drain` so that another worker goes on. An evaluation ends
+    behind a block of episodes, which are saved by being journaled."""
 
 
 class RuntimeRecord(Message):
@@ -95,6 +104,14 @@ class EvaluationRecord(Message):
     metrics: dict[str, float]
 
 
+class DiagnosisRecord(Message):
+    type: Literal["diagnosis"] = "diagnosis"
+    iteration: int
+    timesteps: int
+    findings: list[dict[str, JsonValue]]
+    """Each with `code`, `message`, `evidence` and `spec_patch`."""
+
+
 class CheckpointRecord(Message):
     """Written after the checkpoint's own manifest is on disk."""
 
@@ -104,8 +121,28 @@ class CheckpointRecord(Message):
     directory: str
     """Name below `run_directory/checkpoints`."""
     metrics: dict[str, float]
+    evaluated: bool = True
+    """Whether `eval/…` in the metrics is of this policy, not of an earlier one."""
     resume: Literal["exact", "approximate"]
     final: bool
+
+
+class EpisodesRecord(Episodes):
+    """A block of an evaluation that is done."""
+
+    type: Literal["episodes"] = "episodes"
+    iteration: int
+    """Number of the block, from 1."""
+    timesteps: int
+    """Of all blocks so far."""
+    metrics: dict[str, float]
+
+
+class ResultRecord(Message):
+    """What all episodes of an evaluation came to."""
+
+    type: Literal["result"] = "result"
+    result: dict[str, JsonValue]
 
 
 class EndRecord(Message):
@@ -118,17 +155,36 @@ class EndRecord(Message):
     retryable: bool = False
     timesteps: int | None
     """None when it failed."""
+    episodes: int | None = None
+    """Of an evaluation."""
+
+
+def interrupted(command: Literal["cancel", "drain"], timesteps: int) -> EndRecord:
+    """The end that a command asked for."""
+    if command == "cancel":
+        return EndRecord(outcome="cancelled", code="user_request", message="cancelled by its user", timesteps=timesteps)
+    return EndRecord(
+        outcome="drained", code="worker_draining", message="the worker is shutting down", timesteps=timesteps
+    )
 
 
 Record = Annotated[
-    RuntimeRecord | MetricsRecord | EvaluationRecord | CheckpointRecord | EndRecord, Field(discriminator="type")
+    RuntimeRecord
+    | MetricsRecord
+    | EvaluationRecord
+    | DiagnosisRecord
+    | CheckpointRecord
+    | EpisodesRecord
+    | ResultRecord
+    | EndRecord,
+    Field(discriminator="type"),
 ]
 _RECORD: TypeAdapter[Record] = TypeAdapter(Record)
 
 
 def frame(record: Record) -> bytes:
     """One line of the journal."""
-    payload = json.dumps(record.model_dump(mode="json"), separators=(",", ":"), allow_nan=False).encode()
+    payload = record.model_dump_json().encode()
     return b"%08x %s\n" % (crc32(payload), payload)
 
 

@@ -14,16 +14,16 @@ from ppo_jobs.artifacts import ArtifactStore
 from ppo_jobs.database import Database
 from ppo_jobs.errors import DatabaseUnavailable, LeaseLost, StorageFull
 from ppo_jobs.repository import claims
-from ppo_jobs.repository.checkpoints import StoredCheckpoint
 from ppo_jobs.settings import Settings
 from ppo_jobs.states import AttemptOutcome, JobStatus, ReasonCode
-from worker.batches import Comparison
+from worker.batches import Known
 from worker.journal import JournalCorrupt
 from worker.lease import Lease
 from worker.ledger import Ledger, UsageMeter
 from worker.log import LogReader
+from worker.origin import Origin, Work, iteration_after, work_of
 from worker.process import Child, child_variables, start_child
-from worker.protocol import Assignment, Command
+from worker.protocol import Command
 from worker.resume import CheckpointUnreadable, fetch_newest
 from worker.runs import RUNS, RunDirectory, run_directory
 from worker.verdict import Intent, Verdict, judge, memory_kills
@@ -68,7 +68,7 @@ class Abandoned(Exception):
 
 
 def supervise(claim: claims.Claim, slot: Slot) -> JobStatus | None:
-    """Train the job until its attempt has ended one way or another.
+    """Do the job until its attempt has ended one way or another.
 
     Returns: the job's status now; None if the attempt lost its lease and does not know.
     """
@@ -162,21 +162,21 @@ class Attempt:
             LeaseLost: the attempt no longer owns the job; its child is gone.
         """
         try:
-            spec = TrainingSpec.model_validate(self._claim.resolved_spec)
-            resumed_from = fetch_newest(self._claim, self._slot.artifacts, self._run.resume)
+            spec = work_of(self._claim)
+            checkpoint = fetch_newest(self._claim, self._slot.artifacts, self._run.resume)
         except ValidationError as error:
             return Verdict(AttemptOutcome.FAILED, ReasonCode.INTERNAL, f"this worker cannot read the spec: {error}")
         except CheckpointUnreadable as error:
             return Verdict(AttemptOutcome.FAILED, ReasonCode.CHECKPOINT_UNREADABLE, str(error))
         except StorageFull as error:
             return Verdict(AttemptOutcome.FAILED, ReasonCode.STORAGE_FULL, str(error), retryable=True)
-        comparison = self._comparison(resumed_from)
+        origin = Origin(spec, checkpoint, self._known(iteration_after(spec, checkpoint)))
         memory_kills_before = memory_kills()
         with ExitStack() as stack:
             child = self._start_child()
             stack.callback(child.end)
-            ledger = self._ledger(child, comparison, resumed_from)
-            child.assign(self._assignment(spec, resumed_from))
+            ledger = self._ledger(child, origin)
+            child.assign(origin.assignment(self._run))
             try:
                 self._watch(child, ledger, spec)
                 exit_ = child.end()
@@ -206,37 +206,29 @@ class Attempt:
             run.log, variables=child_variables(os.environ, threads=1, gpu=slot.gpu), directory=run.scratch
         )
 
-    def _comparison(self, resumed_from: StoredCheckpoint | None) -> Comparison:
-        iteration = resumed_from.iteration if resumed_from else 0
+    def _known(self, iteration: int) -> Known:
+        """What the ledger has of the work beyond an iteration."""
         while True:
             try:
                 with self._slot.database.read() as session:
-                    known = claims.training_events_after(session, self._claim.job_id, iteration)
-                return Comparison(known, iteration)
+                    return claims.training_events_after(session, self._claim.job_id, iteration)
             except DatabaseUnavailable as error:
                 wait_for_database(error, self._claim, self._slot, self._lease)
 
-    def _assignment(self, spec: TrainingSpec, resumed_from: StoredCheckpoint | None) -> Assignment:
-        return Assignment(
-            job_id=self._claim.job_id,
-            attempt=self._claim.attempt,
-            spec=spec,
-            run_directory=str(self._run.path),
-            resume_from=str(self._run.resume) if resumed_from else None,
-        )
-
-    def _ledger(self, child: Child, comparison: Comparison, resumed_from: StoredCheckpoint | None) -> Ledger:
-        usage = UsageMeter(
-            child.processor_seconds,
-            timesteps=resumed_from.timesteps if resumed_from else 0,
-            has_gpu=self._slot.gpu is not None,
-        )
-        slot, claim = self._slot, self._claim
+    def _ledger(self, child: Child, origin: Origin) -> Ledger:
+        slot, claim, has_gpu = self._slot, self._claim, self._slot.gpu is not None
+        usage = UsageMeter(child.processor_seconds, timesteps=origin.timesteps, has_gpu=has_gpu)
         return Ledger(
-            slot.database, slot.artifacts, claim, self._run, comparison, resumed_from=resumed_from, usage=usage
+            slot.database,
+            slot.artifacts,
+            claim,
+            self._run,
+            origin.comparison(),
+            resumed_from=origin.resumed_from,
+            usage=usage,
         )
 
-    def _watch(self, child: Child, ledger: Ledger, spec: TrainingSpec) -> None:
+    def _watch(self, child: Child, ledger: Ledger, spec: Work) -> None:
         """Follow the child until it has ended."""
         while child.runs_on(self._pause(ledger)):
             if self._lease.is_lost:
@@ -271,7 +263,7 @@ class Attempt:
             except DatabaseUnavailable as error:
                 wait_for_database(error, self._claim, self._slot, self._lease)
 
-    def _enforce(self, child: Child, spec: TrainingSpec) -> None:
+    def _enforce(self, child: Child, spec: Work) -> None:
         """Tell the child to end where that is wanted, and make it end when it does not."""
         intent = self._wanted(spec)
         if intent is not None and intent is not self._intent and self._intent is not Intent.CANCEL:
@@ -282,11 +274,11 @@ class Attempt:
         if self._intent is not None and time.monotonic() >= self._grace_ends_at:
             child.terminate()
 
-    def _wanted(self, spec: TrainingSpec) -> Intent | None:
+    def _wanted(self, spec: Work) -> Intent | None:
         if self._lease.cancel_requested:
             return Intent.CANCEL
         if self._slot.is_draining():
             return Intent.DRAIN
-        limit = spec.budget.max_wall_seconds
+        limit = spec.budget.max_wall_seconds if isinstance(spec, TrainingSpec) else None
         spent = self._claim.train_seconds_before + time.monotonic() - self._started_at
         return Intent.BUDGET if limit is not None and spent >= limit else None

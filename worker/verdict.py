@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from ppo_engine.spec import TrainingSpec
+from ppo_engine.spec import EvaluationPlan, TrainingSpec
 from ppo_jobs.states import AttemptOutcome, ReasonCode
 from worker.process import Exit
 from worker.protocol import STORAGE_FULL_STATUS, EndRecord
@@ -41,7 +41,7 @@ def judge(
     end: EndRecord | None,
     exit_: Exit,
     *,
-    spec: TrainingSpec,
+    spec: TrainingSpec | EvaluationPlan,
     intent: Intent | None,
     killed_for_memory: bool,
     log_tail: str,
@@ -69,7 +69,11 @@ def judge(
 
 
 def _unspoken(
-    exit_: Exit, spec: TrainingSpec, intent: Intent | None, killed_for_memory: bool, log_tail: str
+    exit_: Exit,
+    spec: TrainingSpec | EvaluationPlan,
+    intent: Intent | None,
+    killed_for_memory: bool,
+    log_tail: str,
 ) -> Verdict:
     if intent is Intent.CANCEL:
         return CANCELLED
@@ -93,8 +97,13 @@ def _unspoken(
     return Verdict(AttemptOutcome.LOST, ReasonCode.CHILD_DIED, f"the training process {how}\n{tail}".strip(), True)
 
 
-def _succeeded(end: EndRecord, spec: TrainingSpec) -> Verdict:
-    """Success needs its proof: all timesteps, or the stop rule of the spec."""
+def _succeeded(end: EndRecord, spec: TrainingSpec | EvaluationPlan) -> Verdict:
+    """Success needs its proof: all timesteps, or the stop rule of the spec; all episodes of an evaluation."""
+    if isinstance(spec, EvaluationPlan):
+        if end.episodes == spec.n_episodes:
+            return Verdict(AttemptOutcome.SUCCEEDED, end.code, end.message)
+        short = f"the evaluation ended after {end.episodes} of {spec.n_episodes} episodes"
+        return Verdict(AttemptOutcome.FAILED, ReasonCode.INTERNAL, short)
     reached = end.timesteps is not None and end.timesteps >= spec.ppo.total_timesteps
     stopped = end.code == ReasonCode.STOP_RULE and spec.stop.threshold is not None
     if reached or stopped:
@@ -103,7 +112,8 @@ def _succeeded(end: EndRecord, spec: TrainingSpec) -> Verdict:
     return Verdict(AttemptOutcome.FAILED, ReasonCode.INTERNAL, short)
 
 
-def _over_budget(spec: TrainingSpec) -> Verdict:
+def _over_budget(spec: TrainingSpec | EvaluationPlan) -> Verdict:
+    assert isinstance(spec, TrainingSpec), "an evaluation has no budget"
     limit = f"trained for budget.max_wall_seconds = {spec.budget.max_wall_seconds:g}"
     return Verdict(AttemptOutcome.FAILED, ReasonCode.BUDGET_EXHAUSTED, limit)
 

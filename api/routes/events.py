@@ -42,10 +42,11 @@ def list_events(
     principal: PrincipalOf,
     after: AfterSeq = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many at most.")] = 100,
+    kind: Annotated[EventType | None, Query(alias="type", description="Only events of this type.")] = None,
 ) -> Page[LedgerEvent]:
     """What happened, in order. `after` is the last `seq` that is known."""
     with services.database.read() as session:
-        found = events.list_events(session, principal.tenant_id, job_id, after=after, limit=limit + 1)
+        found = events.list_events(session, principal.tenant_id, job_id, after=after, limit=limit + 1, kind=kind)
     page = found[:limit]
     return Page[LedgerEvent](
         data=page,

@@ -1,6 +1,5 @@
 """Jobs: ask for one, look at it, stop it, try it again."""
 
-import time
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Request
@@ -11,25 +10,25 @@ from starlette.concurrency import run_in_threadpool
 from api.answers import Answers, problems
 from api.bodies import JSONRoute
 from api.dependencies import (
-    MAX_SEQ,
     AfterJob,
     IdempotencyKey,
     JobId,
+    KnownSeq,
     Limit,
     PrincipalOf,
     Services,
     ServicesOf,
+    Wait,
 )
 from api.idempotency import answer_once, intent_of
 from api.pages import whole_page
 from api.retries import retry
 from api.submission import resolved_spec
+from api.waiting import until_news
 from ppo_engine.spec import TrainingSpec, settings_made, wanted_queue
 from ppo_jobs.repository import jobs, workers
 from ppo_jobs.schemas import Attempt, Job, JobPatch, Page, RetryRequest
 from ppo_jobs.states import TERMINAL, JobStatus, QueueName
-
-MAX_WAIT_SECONDS = 60.0
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JSONRoute)
 
@@ -69,6 +68,7 @@ def submit_job(
     return answer_once(
         services,
         intent_of(request, principal, idempotency_key, sent),
+        Job,
         lambda session: (
             201,
             jobs.insert_job(session, principal.tenant_id, spec=sent, resolved=resolved, wants=wants),
@@ -106,19 +106,15 @@ async def read_job(
     job_id: JobId,
     services: ServicesOf,
     principal: PrincipalOf,
-    wait: Annotated[
-        float, Query(ge=0, le=MAX_WAIT_SECONDS, description="Seconds to hold the answer until something is new.")
-    ] = 0,
-    after: Annotated[
-        int | None, Query(ge=0, le=MAX_SEQ, description="The `last_seq` that is known; by default the present one.")
-    ] = None,
+    wait: Wait = 0,
+    after: KnownSeq = None,
 ) -> Job:
     """One job. With `wait`, the answer comes when `last_seq` exceeds `after`, or the job has ended, or time is up."""
     job = await run_in_threadpool(_read, services, principal.tenant_id, job_id)
     known = job.last_seq if after is None else after
     if wait == 0 or job.last_seq > known or job.status in TERMINAL:
         return job
-    await _until_news(services, principal.tenant_id, job, known, seconds=wait)
+    await until_news(services, principal.tenant_id, job, known, seconds=wait)
     return await run_in_threadpool(_read, services, principal.tenant_id, job_id)
 
 
@@ -155,7 +151,7 @@ def cancel_job(
         before = jobs.get_job(session, principal.tenant_id, job_id).status
         return 200 if before == JobStatus.CANCELLED else 202, jobs.request_cancel(session, principal.tenant_id, job_id)
 
-    return answer_once(services, intent_of(request, principal, idempotency_key), act)
+    return answer_once(services, intent_of(request, principal, idempotency_key), Job, act)
 
 
 @router.post(
@@ -176,6 +172,7 @@ def retry_job(
     return answer_once(
         services,
         intent_of(request, principal, idempotency_key, wish.model_dump(mode="json")),
+        Job,
         lambda session: (201, retry(session, principal.tenant_id, job_id, wish)),
     )
 
@@ -191,12 +188,3 @@ def list_attempts(job_id: JobId, services: ServicesOf, principal: PrincipalOf) -
 def _read(services: Services, tenant_id: str, job_id: str) -> Job:
     with services.database.read() as session:
         return jobs.get_job(session, tenant_id, job_id)
-
-
-async def _until_news(services: Services, tenant_id: str, job: Job, known: int, *, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    with services.tailer.follow(tenant_id, job) as tail:
-        while tail.last_seq <= known and not tail.has_ended(known) and not services.tailer.stopped.is_set():
-            remaining = deadline - time.monotonic()
-            if remaining <= 0 or not await tail.changes_within(remaining):
-                return

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ppo_client.cli.output import Column, ago, print_json, print_models, print_sheet, print_table
+from ppo_client.cli.output import Column, ago, print_json, print_model, print_models, print_sheet, print_table
 from ppo_client.cli.session import json_option, open_client
 
 if TYPE_CHECKING:
@@ -37,10 +37,16 @@ _WORKER_COLUMNS = (
 def environments(*, pattern: str, as_json: bool) -> None:
     """List the environments that can be trained.
 
-    With PATTERN, only those that have it in their id.
+    With PATTERN, only those that have it in their id; with the whole id, all that
+    is known of that one.
     """
     with open_client() as client:
-        known = [environment for environment in client.environments() if pattern.lower() in environment.id.lower()]
+        everything = client.environments()
+    exact = next((environment for environment in everything if environment.id == pattern), None)
+    if exact is not None:
+        show_environment(exact, as_json=as_json)
+        return
+    known = [environment for environment in everything if pattern.lower() in environment.id.lower()]
     usable = [environment for environment in known if environment.supported]
     if as_json:
         print_models(known)
@@ -53,6 +59,36 @@ def environments(*, pattern: str, as_json: bool) -> None:
             click.echo(f"{environment.id} cannot be trained: {environment.unsupported_reason}.", err=True)
     if pattern and not known and not as_json:
         click.echo(f"No environment has {pattern!r} in its id.", err=True)
+
+
+def show_environment(environment: "Environment", *, as_json: bool) -> None:
+    """Prints all that the catalogue holds of one environment."""
+    if as_json:
+        print_model(environment)
+        return
+    arguments = environment.kwargs_schema.get("properties")
+    print_sheet(
+        {
+            "environment": environment.id,
+            "from": environment.origin,
+            "cannot be trained": environment.unsupported_reason,
+            "observation": space_in_words(environment.observation_space),
+            "action": space_in_words(environment.action_space),
+            "steps": str(environment.max_episode_steps or "no limit"),
+            "arguments": "\n".join(map(argument_in_words, arguments.items())) if isinstance(arguments, dict) else None,
+            "preset": "tuned" if environment.preset else "none, general hyperparameters",
+            "resume": environment.resume + (f": {environment.resume_note}" if environment.resume_note else ""),
+        }
+    )
+
+
+def argument_in_words(argument: "tuple[str, object]") -> str:
+    """g: number, by default 10.0."""
+    name, schema = argument
+    if not isinstance(schema, dict):
+        return name
+    kind = " or ".join(map(str, schema["enum"])) if "enum" in schema else schema.get("type", "?")
+    return f"{name}: {kind}" + (f", by default {schema['default']}" if "default" in schema else "")
 
 
 def _environment_row(environment: "Environment") -> list[str]:

@@ -6,6 +6,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from ppo_client.cli.findings import findings_in_words
 from ppo_client.cli.jobs import environment_of, mean_return
 from ppo_client.cli.output import count, decimal, headline
 from ppo_jobs.states import EventType, JobStatus
@@ -127,6 +128,8 @@ class Watched:
                 metrics = data.get("metrics")
                 mean = metrics.get("eval/mean_reward") if isinstance(metrics, dict) else None
                 return f"evaluated: mean return {decimal(_number(mean))} after {count(self.timesteps)} timesteps"
+            case EventType.DIAGNOSIS:
+                return "; ".join(f"diagnosis: {finding}" for finding in findings_in_words(data))
             case EventType.REWIND:
                 return f"rewound to iteration {data.get('to_iteration')}: {data.get('reason')}"
             case _:

@@ -35,10 +35,8 @@ keys = _server_command("keys", "Make, list and revoke API keys.", _SERVER)
 doctor = _server_command("doctor", "Check the installation and the settings.", _SERVER)
 
 
-@click.command(context_settings=_PASS_ON, short_help="Play episodes with a downloaded policy.")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="DIR")
-def evaluate(arguments: tuple[str, ...]) -> None:
-    """Play episodes with a downloaded policy; takes --episodes, --seed, --stochastic, --n-envs and --json."""
+def play_here(arguments: Sequence[str]) -> None:
+    """Evaluate a downloaded policy in this process's place."""
     _require("`ppo evaluate`", _WORKER, "worker")
     _become("ppo_engine.evaluate", arguments)
 

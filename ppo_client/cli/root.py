@@ -61,7 +61,9 @@ _SECTIONS: dict[str, dict[str, str]] = {
     "Use the policy": {
         "checkpoints": "ppo_client.cli.files",
         "download": "ppo_client.cli.files",
-        "evaluate": "ppo_client.cli.local",
+        "evaluate": "ppo_client.cli.evaluation",
+        "evaluations": "ppo_client.cli.evaluation",
+        "compare": "ppo_client.cli.evaluation",
     },
     "Run the service": {
         "up": "ppo_client.cli.local",

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ppo_client.cli.findings import findings_in_words
 from ppo_client.cli.jobs import environment_of
 from ppo_client.cli.output import (
     count,
@@ -17,10 +18,13 @@ from ppo_client.cli.output import (
     size,
 )
 from ppo_client.cli.session import find_job, job_argument, json_option, open_client
-from ppo_jobs.states import JobStatus
+from ppo_jobs.states import EventType, JobStatus
 
 if TYPE_CHECKING:
-    from ppo_jobs.schemas import Attempt, Job
+    from ppo_jobs.schemas import Attempt, Job, LedgerEvent
+
+DIAGNOSES = 5
+"""So many of the latest findings are shown."""
 
 
 @click.command()
@@ -34,15 +38,16 @@ def show(*, job_id: str, is_spec: bool, as_json: bool) -> None:
     with open_client() as client:
         handle = find_job(client, job_id)
         attempts = [] if as_json or is_spec else handle.attempts()
+        diagnoses = [] if as_json or is_spec else list(handle.events(type=EventType.DIAGNOSIS))
     if is_spec:
         print_json(handle.data.resolved_spec)
     elif as_json:
         print_model(handle.data)
     else:
-        print_sheet(_facts(handle.data, attempts))
+        print_sheet(_facts(handle.data, attempts, diagnoses))
 
 
-def _facts(job: "Job", attempts: "list[Attempt]") -> dict[str, str | None]:
+def _facts(job: "Job", attempts: "list[Attempt]", diagnoses: "list[LedgerEvent]") -> dict[str, str | None]:
     progress, reason, parent = job.progress, job.status_reason, job.parent
     done = f"{percent(progress.fraction)}, {count(progress.timesteps)} of {count(progress.total_timesteps)} timesteps"
     speed = f", {count(round(progress.fps))} steps/s" if progress.fps else ""
@@ -59,6 +64,7 @@ def _facts(job: "Job", attempts: "list[Attempt]") -> dict[str, str | None]:
         "queue": _queue_place(job),
         "progress": f"{done}, iteration {count(progress.iteration)}{speed}{left}",
         "metrics": "\n".join(f"{key} {decimal(value)}" for key, value in sorted(job.latest_metrics.items())),
+        "diagnosis": _diagnosis(diagnoses),
         "device": _runtime(job),
         "attempts": "\n".join(map(_attempt, attempts)),
         "best": job.best_checkpoint_id,
@@ -73,6 +79,16 @@ def _facts(job: "Job", attempts: "list[Attempt]") -> dict[str, str | None]:
         "finished": local_time(job.finished_at),
         "next": _next_step(job),
     }
+
+
+def _diagnosis(events: "list[LedgerEvent]") -> str | None:
+    """What the training found wrong with itself, the latest last; those that a rewind took back among them."""
+    lines = [
+        f"iteration {event.data.get('iteration')}: {finding}"
+        for event in events
+        for finding in findings_in_words(event.data)
+    ]
+    return "\n".join(lines[-DIAGNOSES:]) or None
 
 
 def _is_ending(job: "Job") -> bool:

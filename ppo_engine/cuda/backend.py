@@ -15,9 +15,9 @@ from ppo_engine.cuda.rollout import allocate_rollout
 from ppo_engine.cuda.statistics import DeviceStatistics
 from ppo_engine.policy import Policy
 from ppo_engine.random import seed_sequence
+from ppo_engine.schedules import Coefficients
 from ppo_engine.spec import PPOSpec
 from ppo_engine.statistics import Statistics
-from ppo_engine.update import Coefficients
 
 
 class DeviceBackend:

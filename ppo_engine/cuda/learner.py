@@ -1,6 +1,7 @@
 """Learning without the host: all minibatches of an iteration, launched and not waited for."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,15 +10,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppo_engine.adam import clip_gradients
-from ppo_engine.advantages import advantages_and_returns, normalized_advantages
+from ppo_engine.advantages import normalized_advantages
 from ppo_engine.cuda.adam import DeviceAdam
 from ppo_engine.cuda.graphs import Replayed
 from ppo_engine.cuda.rollout import DeviceRollout
-from ppo_engine.loss import LossTerms, Minibatch, ppo_loss
+from ppo_engine.loss import LossTerms, ppo_loss
 from ppo_engine.metrics import explained_variance, update_metrics
+from ppo_engine.minibatch import Minibatch
 from ppo_engine.policy import Policy
+from ppo_engine.schedules import Coefficients
 from ppo_engine.spec import PPOSpec
-from ppo_engine.update import KL_TOLERANCE, Coefficients, require_finite_parameters, require_finite_terms
+from ppo_engine.targets import estimates
+from ppo_engine.trace import require_finite_parameters, require_finite_terms
+from ppo_engine.update import KL_TOLERANCE
 
 TERMS = len(LossTerms._fields)
 NORM, EVALUATED, STEPPED = TERMS, TERMS + 1, TERMS + 2
@@ -53,7 +58,7 @@ class DeviceLearner:
         """Row numbers in the order of each epoch."""
         self._keys = torch.zeros_like(self.order)
         self._offsets = torch.arange(min(ppo.batch_size, rows), device=device)
-        self._learning_rate = torch.zeros((), device=device)
+        self._learning_rate, self._ent_coef = torch.zeros(2, device=device).unbind()
         self._clip_range, self._clip_range_vf = torch.zeros(2, dtype=torch.float64, device=device).unbind()
         self._going = torch.ones((), dtype=torch.bool, device=device)
         self._next_row, self._next_minibatch = torch.zeros(2, 1, dtype=torch.int64, device=device).unbind()
@@ -73,6 +78,7 @@ class DeviceLearner:
     def run(self, now: Coefficients) -> None:
         """Launches all epochs, with the order as it stands."""
         self._learning_rate.fill_(now.learning_rate)
+        self._ent_coef.fill_(now.ent_coef)
         self._clip_range.fill_(now.clip_range)
         if now.clip_range_vf is not None:
             self._clip_range_vf.fill_(now.clip_range_vf)
@@ -85,6 +91,13 @@ class DeviceLearner:
                 self._whole_step()
             if self._rest:
                 self._rest_step()
+
+    def scalars(self) -> dict[str, float]:
+        """None: nothing adapts here."""
+        return {}
+
+    def restore_scalars(self, scalars: Mapping[str, float]) -> None:
+        """Nothing to restore."""
 
     def report(self) -> dict[str, Tensor]:
         """What `metrics` needs, by name."""
@@ -115,15 +128,9 @@ class DeviceLearner:
     @torch.no_grad()
     def _estimate_advantages(self) -> None:
         rollout, ppo = self._rollout, self._ppo
-        advantages, returns = advantages_and_returns(
-            self._rewards,
-            rollout.values,
-            rollout.next_values,
-            rollout.terminated,
-            rollout.terminated | rollout.truncated,
-            gamma=ppo.gamma,
-            gae_lambda=ppo.gae_lambda,
-        )
+        done = rollout.terminated | rollout.truncated
+        numbers = self._rewards, rollout.values, rollout.next_values, rollout.terminated, done
+        advantages, returns = estimates(ppo, *numbers)
         self._batch.returns.copy_(returns.flatten())
         if ppo.normalize_advantage == "batch":
             advantages = normalized_advantages(advantages.flatten())
@@ -132,9 +139,9 @@ class DeviceLearner:
     def _learn_minibatch(self, size: int) -> None:
         """One step of the optimiser, by the `size` rows that the order has next."""
         rows = self.order.view(-1).index_select(0, self._next_row + self._offsets[:size])
-        batch = Minibatch(*(column.index_select(0, rows) for column in self._batch))
+        batch = self._batch.rows(rows)
         if self._ppo.normalize_advantage == "minibatch":
-            batch = batch._replace(advantages=normalized_advantages(batch.advantages))
+            batch = replace(batch, advantages=normalized_advantages(batch.advantages))
         terms = self._loss(batch)
         gradients = torch.autograd.grad(terms.loss, self._parameters, materialize_grads=True)
         self._step(terms._replace(loss=terms.loss.detach()), gradients, size)
@@ -150,7 +157,7 @@ class DeviceLearner:
             clip_range=self._clip_range,
             clip_range_vf=None if ppo.clip_range_vf is None else self._clip_range_vf,
             vf_coef=ppo.vf_coef,
-            ent_coef=ppo.ent_coef,
+            ent_coef=0.0 if ppo.ent_coef == 0.0 else self._ent_coef,
         )
 
     @torch.no_grad()

@@ -1,5 +1,7 @@
 """Learning on the device from rollouts that were collected on the host."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,8 +12,8 @@ from ppo_engine.cuda.report import Report
 from ppo_engine.cuda.rollout import allocate_rollout
 from ppo_engine.policy import Policy
 from ppo_engine.rollout import Rollout
+from ppo_engine.schedules import Coefficients
 from ppo_engine.spec import PPOSpec
-from ppo_engine.update import Coefficients
 
 UPLOADED = ("observations", "actions", "log_probs", "values", "next_values")
 """What a rollout has on the device already; rewards and ends come from the host."""
@@ -22,6 +24,8 @@ class UploadingLearner:
 
     Every row of a rollout has to be valid, since a graph is of one shape.
     """
+
+    perturbations: np.random.Generator | None = None
 
     def __init__(self, policy: Policy, ppo: PPOSpec, n_envs: int, generator: np.random.Generator) -> None:
         self.generator = generator
@@ -35,6 +39,13 @@ class UploadingLearner:
     @property
     def adam(self) -> DeviceAdam:
         return self._learner.adam
+
+    def scalars(self) -> dict[str, float]:
+        """None: nothing adapts here."""
+        return {}
+
+    def restore_scalars(self, scalars: Mapping[str, float]) -> None:
+        """Nothing to restore."""
 
     def learn(self, rollout: Rollout, rewards: NDArray[np.float64], now: Coefficients) -> dict[str, float]:
         """Learns from a rollout whose rewards [T, N] are normalised if need be; see `Learner.update`.

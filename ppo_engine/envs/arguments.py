@@ -36,8 +36,9 @@ def kwargs_schema(registration: Registration) -> Schema:
             continue
         default = registration.kwargs.get(name, parameter.default)
         strings = KNOWN_STRINGS.get((creator.__name__, name))
-        # A bare default such as `goal_velocity=0` says no more than that a number is wanted.
-        annotation = annotations.get(name, float if type(default) is int else type(default))
+        # A bare default such as `goal_velocity=0` says no more than that a number is wanted; MiniGrid's count cells.
+        counts = creator.__module__.startswith("minigrid.")
+        annotation = annotations.get(name, float if type(default) is int and not counts else type(default))
         kind = _string_schema(strings) if strings else _value_schema(annotation, default)
         if kind is not None:
             properties[name] = kind | _stated_default(default)

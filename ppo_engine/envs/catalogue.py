@@ -7,7 +7,9 @@ import numpy as np
 from gymnasium import spaces
 from pydantic import JsonValue
 
+from ppo_engine.envs.atari_games import INCOMPLETE, MINIMAL_ACTIONS, SAVED_IN_PART
 from ppo_engine.envs.batched import is_batched
+from ppo_engine.envs.masks import masks_method
 from ppo_engine.envs.registry import (
     Registered,
     argument_schema,
@@ -17,7 +19,7 @@ from ppo_engine.envs.registry import (
 )
 from ppo_engine.envs.spaces import action_space_of, flat_size
 from ppo_engine.errors import UnsupportedSpace
-from ppo_engine.spec import EnvironmentDescription, EnvSpec
+from ppo_engine.spec import AtariSpec, EnvironmentDescription, EnvSpec
 
 MOST_LISTED_BOUNDS = 1000
 NONDETERMINISTIC = "its author says that seed and actions do not determine what it does"
@@ -32,6 +34,8 @@ def catalogue() -> list[EnvironmentDescription]:
 def describe_environment(env_id: str) -> EnvironmentDescription:
     """One environment as it is with its default arguments. Raises UnknownEnvironment."""
     found = find_environment(env_id)
+    if found.family == "atari":
+        return _describe_game(env_id, found)
     try:
         env = make_unlimited(EnvSpec(id=env_id))
     except Exception as error:
@@ -58,8 +62,28 @@ def describe_environment(env_id: str) -> EnvironmentDescription:
         kwargs_schema=argument_schema(env_id),
         native_vector=registration.vector_entry_point is not None,
         batched_vector=is_batched(EnvSpec(id=env_id)),
+        action_masks=masks_method(env) is not None,
         resume="approximate" if registration.nondeterministic else "exact",
         resume_note=NONDETERMINISTIC if registration.nondeterministic else None,
+    )
+
+
+def _describe_game(env_id: str, found: Registered) -> EnvironmentDescription:
+    """An Atari game, which is not loaded for that: all of them would take a quarter of a minute."""
+    game, screen = found.registration.kwargs["game"], AtariSpec().screen_size
+    actions = spaces.Discrete(MINIMAL_ACTIONS[game])
+    return EnvironmentDescription(
+        id=env_id,
+        origin=found.origin,
+        supported=True,
+        observation_space=space_to_json(spaces.Box(0, 255, (screen, screen), np.uint8)),
+        action_space=space_to_json(actions),
+        observation_size=screen**2,
+        action_size=int(actions.n),
+        max_episode_steps=found.registration.max_episode_steps,
+        kwargs_schema=argument_schema(env_id),
+        resume="approximate" if game in SAVED_IN_PART else "exact",
+        resume_note=INCOMPLETE if game in SAVED_IN_PART else None,
     )
 
 

@@ -83,7 +83,10 @@ def step_seconds(env: EnvSpec) -> float:
         rows = _rows(probe.action_space)
         times = [time.perf_counter()]
         while times[-1] - times[0] < PROBE_SECONDS:
-            probe.step(rows[len(times) % len(rows)][None])
+            row = rows[len(times) % len(rows)]
+            if probe.action_masks is not None:
+                row = _valid_row(probe.action_masks[0], probe.action_space)
+            probe.step(row[None])
             times.append(time.perf_counter())
     finally:
         probe.close()
@@ -91,9 +94,18 @@ def step_seconds(env: EnvSpec) -> float:
     return statistics.median(after - before for before, after in pairwise(times))
 
 
+def _valid_row(mask: NDArray[np.bool_], space: ActionSpace) -> NDArray[np.generic]:
+    """The first valid choice of each head, [columns]."""
+    first = iter([head.argmax() for head in np.split(mask, np.cumsum(space.choices)[:-1])])
+    columns = [0.0 if leaf.kind == "box" else next(first) for leaf in space.leaves for _ in range(leaf.columns)]
+    return np.array(columns, space.row_dtype)
+
+
 def _rows(space: ActionSpace) -> NDArray[np.generic]:
     """Some action rows [256, columns], from no stream of a training."""
     draw = np.random.default_rng(0)
-    if space.kind == "box":
-        return draw.standard_normal((256, space.columns)).astype(np.float32)
-    return draw.integers(0, space.sizes, (256, space.columns))
+    columns: list[NDArray[np.generic]] = []
+    for leaf in space.leaves:
+        shape = (256, leaf.columns)
+        columns.append(draw.standard_normal(shape) if leaf.kind == "box" else draw.integers(0, leaf.sizes, shape))
+    return np.concatenate(columns, axis=1).astype(space.row_dtype)

@@ -1,6 +1,7 @@
 """A lean step of Gymnasium's LunarLander: the same physics and random draws without checks and decoration."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ppo_engine.envs.lean import StepFunction
@@ -9,51 +10,17 @@ from ppo_engine.envs.spaces import Action, Row
 
 def lander_step(env: Any, row: Row) -> StepFunction | None:
     """A step of LunarLander-v3 or LunarLanderContinuous-v3; None for one with wind."""
-    from gymnasium.envs.box2d.lunar_lander import (
-        FPS,
-        LEG_DOWN,
-        MAIN_ENGINE_POWER,
-        MAIN_ENGINE_Y_LOCATION,
-        SCALE,
-        SIDE_ENGINE_AWAY,
-        SIDE_ENGINE_HEIGHT,
-        SIDE_ENGINE_POWER,
-        VIEWPORT_H,
-        VIEWPORT_W,
-    )
+    from gymnasium.envs.box2d.lunar_lander import FPS, LEG_DOWN, SCALE, VIEWPORT_H, VIEWPORT_W
 
     if env.enable_wind:
         return None
-    throttles = _continuous_throttles if env.continuous else _discrete_throttles
+    fire = _engines(env)
     half_width, half_height = VIEWPORT_W / SCALE / 2, VIEWPORT_H / SCALE / 2
-    main_y, leg_down = MAIN_ENGINE_Y_LOCATION / SCALE, LEG_DOWN / SCALE
-    sin, cos, sqrt, seconds = math.sin, math.cos, math.sqrt, 1.0 / FPS
+    leg_down, sqrt, seconds = LEG_DOWN / SCALE, math.sqrt, 1.0 / FPS
 
     def step(action: Action) -> tuple[float, bool, bool]:
-        lander, (left_leg, right_leg), uniform = env.lander, env.legs, env.np_random.random
-        angle = lander.angle
-        tip_x, tip_y = sin(angle), cos(angle)
-        side_x, side_y = -tip_y, tip_x
-        # What `uniform(-1, 1)` computes.
-        spread_x, spread_y = (-1.0 + 2.0 * uniform()) / SCALE, (-1.0 + 2.0 * uniform()) / SCALE
-        main, side, direction = throttles(action)
-        if main:
-            ox = tip_x * (main_y + 2 * spread_x) + side_x * spread_y
-            oy = -tip_y * (main_y + 2 * spread_x) - side_y * spread_y
-            position = lander.position
-            lander.ApplyLinearImpulse(
-                (-ox * MAIN_ENGINE_POWER * main, -oy * MAIN_ENGINE_POWER * main),
-                (position.x + ox, position.y + oy),
-                True,
-            )
-        if side:
-            away = 3 * spread_y + direction * SIDE_ENGINE_AWAY / SCALE
-            ox = tip_x * spread_x + side_x * away
-            oy = -tip_y * spread_x - side_y * away
-            position = lander.position
-            # 17 is Gymnasium's, where SIDE_ENGINE_HEIGHT may have been meant.
-            place = (position.x + ox - tip_x * 17 / SCALE, position.y + oy + tip_y * SIDE_ENGINE_HEIGHT / SCALE)
-            lander.ApplyLinearImpulse((-ox * SIDE_ENGINE_POWER * side, -oy * SIDE_ENGINE_POWER * side), place, True)
+        lander, (left_leg, right_leg) = env.lander, env.legs
+        main, side = fire(lander, action)
         env.world.Step(seconds, 6 * 30, 2 * 30)
 
         position, velocity, angle = lander.position, lander.linearVelocity, lander.angle
@@ -78,6 +45,49 @@ def lander_step(env: Any, row: Row) -> StepFunction | None:
         return reward, False, False
 
     return step
+
+
+def _engines(env: Any) -> Callable[[Any, Action], tuple[float, float]]:
+    """What fires a lander's engines as an action says, and tells the power of the main one and of a side one."""
+    from gymnasium.envs.box2d.lunar_lander import (
+        MAIN_ENGINE_POWER,
+        MAIN_ENGINE_Y_LOCATION,
+        SCALE,
+        SIDE_ENGINE_AWAY,
+        SIDE_ENGINE_HEIGHT,
+        SIDE_ENGINE_POWER,
+    )
+
+    throttles = _continuous_throttles if env.continuous else _discrete_throttles
+    main_y, sin, cos = MAIN_ENGINE_Y_LOCATION / SCALE, math.sin, math.cos
+
+    def fire(lander: Any, action: Action) -> tuple[float, float]:
+        angle, uniform = lander.angle, env.np_random.random
+        tip_x, tip_y = sin(angle), cos(angle)
+        side_x, side_y = -tip_y, tip_x
+        # What `uniform(-1, 1)` computes.
+        spread_x, spread_y = (-1.0 + 2.0 * uniform()) / SCALE, (-1.0 + 2.0 * uniform()) / SCALE
+        main, side, direction = throttles(action)
+        if main:
+            ox = tip_x * (main_y + 2 * spread_x) + side_x * spread_y
+            oy = -tip_y * (main_y + 2 * spread_x) - side_y * spread_y
+            position = lander.position
+            lander.ApplyLinearImpulse(
+                (-ox * MAIN_ENGINE_POWER * main, -oy * MAIN_ENGINE_POWER * main),
+                (position.x + ox, position.y + oy),
+                True,
+            )
+        if side:
+            away = 3 * spread_y + direction * SIDE_ENGINE_AWAY / SCALE
+            ox = tip_x * spread_x + side_x * away
+            oy = -tip_y * spread_x - side_y * away
+            position = lander.position
+            # 17 is Gymnasium's, where SIDE_ENGINE_HEIGHT may have been meant.
+            place = (position.x + ox - tip_x * 17 / SCALE, position.y + oy + tip_y * SIDE_ENGINE_HEIGHT / SCALE)
+            lander.ApplyLinearImpulse((-ox * SIDE_ENGINE_POWER * side, -oy * SIDE_ENGINE_POWER * side), place, True)
+        return main, side
+
+    return fire
 
 
 def _discrete_throttles(action: int) -> tuple[float, float, float]:

@@ -20,7 +20,7 @@ from pydantic import JsonValue
 
 from ppo_engine.envs.arguments import checked_kwargs
 from ppo_engine.envs.registry import argument_schema, episode_limit, find_environment
-from ppo_engine.envs.spaces import NotInSpace, ObservationEncoder, action_space_of
+from ppo_engine.envs.spaces import NotInSpace, ObservationEncoder, Rows, action_space_of
 from ppo_engine.envs.vector import EXACT, EnvironmentState, Resumability, Step, Vectorization, allocate_step
 from ppo_engine.envs.watchdog import IDLE, Watchdog
 from ppo_engine.errors import EngineError, EnvironmentFailed, EnvironmentPlace, InvalidObservation
@@ -59,10 +59,10 @@ class NativeVectorEnvironment:
         self.encoder = ObservationEncoder(self._env.single_observation_space)
         self.action_space = action_space_of(self._env.single_action_space)
         self.observation_size = self.encoder.size
-        self._step = allocate_step(self.n_envs, self.encoder.size)
+        self._step = allocate_step(self.n_envs, self.encoder.size, self.encoder.dtype)
         self._was_done = np.zeros(self.n_envs, np.bool_)
 
-    def reset(self) -> NDArray[np.float32]:
+    def reset(self) -> Rows:
         return self._reset(self._seed)
 
     def step(self, actions: NDArray[Any]) -> Step:
@@ -88,7 +88,7 @@ class NativeVectorEnvironment:
     def state(self) -> dict[str, NDArray[Any] | JsonValue]:
         return {"env/steps": self._steps}
 
-    def restore(self, state: EnvironmentState) -> NDArray[np.float32]:
+    def restore(self, state: EnvironmentState) -> Rows:
         self.resume = Resumability("approximate", self.not_restored)
         self._steps = cast(int, state["env/steps"])
         # Another seed than at the start, whose episodes have been trained on already.
@@ -102,7 +102,7 @@ class NativeVectorEnvironment:
             log.warning("%s", error)
         self._watch.close()
 
-    def _reset(self, seed: int) -> NDArray[np.float32]:
+    def _reset(self, seed: int) -> Rows:
         observations = self._call(lambda: self._begun(seed))
         self._lengths[:] = 0
         self._was_done[:] = False
@@ -149,20 +149,21 @@ class NativeVectorEnvironment:
         np.logical_and(terminated, step.valid, out=step.terminated)
         np.logical_and(truncated, step.valid, out=step.truncated)
 
-    def _encode(self, observations: Any, rows: NDArray[np.float32]) -> None:
+    def _encode(self, observations: Any, rows: Rows) -> None:
         space = self._env.single_observation_space
         if isinstance(space, spaces.Box):
             array = np.asarray(observations)
             if array.shape != (self.n_envs, *space.shape) or array.dtype.kind not in "biuf":
                 fault = f"observations are of shape {array.shape} and type {array.dtype}"
                 raise InvalidObservation(fault, self._place(0))
-            with np.errstate(over="ignore"):
-                rows[...] = array.reshape(self.n_envs, -1)
-            return
+            if array.dtype == rows.dtype or rows.dtype != np.uint8:
+                with np.errstate(over="ignore"):
+                    rows[...] = array.reshape(self.n_envs, -1)
+                return
         for index, observation in enumerate(iterate(self._env.observation_space, observations)):
             self._encode_one(observation, index, rows)
 
-    def _encode_one(self, observation: Any, index: int, rows: NDArray[np.float32] | None = None) -> None:
+    def _encode_one(self, observation: Any, index: int, rows: Rows | None = None) -> None:
         rows = self._step.final_observations if rows is None else rows
         try:
             with np.errstate(over="ignore"):
@@ -177,6 +178,8 @@ class NativeVectorEnvironment:
             ("first observation", step.observations),
             ("reward", step.rewards[:, None]),
         ):
+            if numbers.dtype == np.uint8:
+                continue
             bad = ~np.isfinite(numbers)
             if bad.any():
                 index, feature = np.argwhere(bad)[0].tolist()

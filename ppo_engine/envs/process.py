@@ -32,6 +32,7 @@ from ppo_engine.envs.shared import (
     step_of,
 )
 from ppo_engine.envs.snapshots import saved_episode
+from ppo_engine.envs.spaces import Rows
 from ppo_engine.envs.sync import SyncVectorEnvironment
 from ppo_engine.envs.vector import EXACT, EnvironmentState, Resumability, Step, Vectorization
 from ppo_engine.envs.watchdog import IDLE, POLLS_PER_TIMEOUT, SLOWEST_POLL_SECONDS
@@ -82,7 +83,13 @@ class ProcessVectorEnvironment:
         self.encoder, self.action_space = probe.encoder, probe.action_space
         self.observation_size = self.encoder.size
         layout = Layout(
-            self.n_envs, self.encoder.size, self.action_space.columns, self.action_space.row_dtype.name, workers=k
+            self.n_envs,
+            self.encoder.size,
+            self.action_space.columns,
+            self.action_space.row_dtype.name,
+            workers=k,
+            observation_dtype=self.encoder.dtype.name,
+            masks=self.action_space.masks if env.action_masks else None,
         )
         memory = anonymous_file(size_of(layout))
         try:
@@ -103,7 +110,12 @@ class ProcessVectorEnvironment:
             os.close(memory)
         self._wait(timeout_seconds=max(START_SECONDS, env.step_timeout_seconds))
 
-    def reset(self) -> NDArray[np.float32]:
+    @property
+    def action_masks(self) -> NDArray[np.bool_] | None:
+        """[N, masks], of the observations where the environments stand; None where the spec asks for none."""
+        return self._step.action_masks
+
+    def reset(self) -> Rows:
         self._lengths[:] = 0
         self._command(b"r")
         self._wait()
@@ -130,7 +142,7 @@ class ProcessVectorEnvironment:
             state.update(state_from_json(part))
         return state
 
-    def restore(self, state: EnvironmentState) -> NDArray[np.float32]:
+    def restore(self, state: EnvironmentState) -> Rows:
         for worker in self._workers:
             share = tuple(f"env/{index}/" for index in range(worker.first, worker.last))
             part = {name: value for name, value in state.items() if name.startswith(share)}

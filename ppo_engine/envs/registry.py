@@ -1,4 +1,4 @@
-"""Which environments there are, and how one is made: Gymnasium's own, and the operator's plugins.
+"""Which environments there are, and how one is made: Gymnasium's own, those of known packages, the operator's plugins.
 
 A plugin is an installed distribution with an entry point in the group `ppo_service.environments` that names a function;
 the function is called once per process and registers its environments with `gymnasium.register`.
@@ -6,6 +6,7 @@ Nothing is ever imported because a user named it.
 """
 
 import logging
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,8 +20,10 @@ from gymnasium.wrappers import TimeLimit
 
 from ppo_engine.envs.arguments import Schema, checked_kwargs, kwargs_schema
 from ppo_engine.envs.box2d import with_fresh_worlds
+from ppo_engine.envs.packages import LONGEST_GAME_FRAMES, PACKAGES, environments_of
+from ppo_engine.envs.stacking import FrameStack
 from ppo_engine.errors import UnknownEnvironment
-from ppo_engine.spec import EnvSpec
+from ppo_engine.spec import AtariSpec, EnvSpec, InvalidSpec, SpecFault
 
 log = logging.getLogger(__name__)
 
@@ -37,28 +40,37 @@ class Registered:
     registration: Registration
     origin: str
     plugin: bool
+    family: str | None = None
+    """`atari` for games of ale-py, `minigrid` for MiniGrid's worlds."""
 
 
 def registered_environments() -> Mapping[str, Registered]:
-    """All environments by id, Gymnasium's first, each group in order of id."""
+    """All environments by id: Gymnasium's, those of plugins, those of packages; each group in order of id."""
     # Keyed by the import path, so that a distribution that becomes importable is found.
-    return _registered(tuple(sys.path))
+    found = dict(_registered(tuple(sys.path)))
+    for package in PACKAGES:
+        for env_id, registration in environments_of(package).items():
+            found.setdefault(env_id, Registered(registration, package.origin, plugin=False, family=package.family))
+    return found
 
 
 def find_environment(env_id: str) -> Registered:
     """The environment of that id. Raises UnknownEnvironment."""
     if ":" in env_id:
         raise UnknownEnvironment(f"{env_id!r}: an environment is named by its id alone, without a module")
-    found = registered_environments().get(env_id)
-    if found is None:
-        raise UnknownEnvironment(f"no environment {env_id!r} is installed")
-    return found
+    found = _registered(tuple(sys.path)).get(env_id)
+    if found is not None:
+        return found
+    for package in PACKAGES:
+        if package.may_have(env_id) and (registration := environments_of(package).get(env_id)) is not None:
+            return Registered(registration, package.origin, plugin=False, family=package.family)
+    raise UnknownEnvironment(f"no environment {env_id!r} is installed")
 
 
 def make_environment(env: EnvSpec) -> gymnasium.Env[Any, Any]:
     """One environment, with its time limit and without Gymnasium's checking wrappers.
 
-    Raises: UnknownEnvironment; InvalidSpec for keyword arguments that it does not take.
+    Raises: UnknownEnvironment; InvalidSpec for keyword arguments that it does not take, and settings of other ones.
     """
     made = make_unlimited(env)
     limit = episode_limit(env)
@@ -67,17 +79,33 @@ def make_environment(env: EnvSpec) -> gymnasium.Env[Any, Any]:
 
 def make_unlimited(env: EnvSpec) -> gymnasium.Env[Any, Any]:
     """As `make_environment`, for a caller that cuts episodes at `episode_limit` itself."""
-    registration = replace(find_environment(env.id).registration, order_enforce=False)
+    found = find_environment(env.id)
+    registration = replace(found.registration, order_enforce=False)
     kwargs = checked_kwargs(env.id, argument_schema(env.id), env.kwargs) if env.kwargs else {}
+    if found.family == "atari":
+        kwargs["settings"] = env.atari or AtariSpec()
+    elif env.atari is not None:
+        raise InvalidSpec([SpecFault("/env/atari", f"{env.id} is no Atari game")])
     made = gymnasium.make(registration, max_episode_steps=-1, disable_env_checker=True, **kwargs)
-    return with_fresh_worlds(made)
+    made = _symbolic(made) if found.family == "minigrid" else with_fresh_worlds(made)
+    return made if env.frame_stack == 1 else FrameStack(made, env.frame_stack)
+
+
+def _symbolic(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    # Imported here, since it imports MiniGrid.
+    from ppo_engine.envs.mini_grid import SymbolicView
+
+    return SymbolicView(env)
 
 
 def episode_limit(env: EnvSpec) -> int | None:
     """Steps after which an episode is truncated: the spec's, else what the environment is registered with."""
     if env.max_episode_steps is not None:
         return env.max_episode_steps
-    return find_environment(env.id).registration.max_episode_steps
+    found = find_environment(env.id)
+    if found.family == "atari":
+        return math.ceil(LONGEST_GAME_FRAMES / (env.atari or AtariSpec()).frame_skip)
+    return found.registration.max_episode_steps
 
 
 @lru_cache(maxsize=1024)

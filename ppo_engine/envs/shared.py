@@ -32,17 +32,22 @@ class Layout:
     action_columns: int
     action_dtype: str
     workers: int
+    observation_dtype: str = "float32"
+    masks: int | None = None
+    """Columns of action masks; None where the spec asks for none."""
 
     def arrays(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Type and shape of each array, by name, in the order they lie in."""
         n, observations = self.n_envs, (self.n_envs, self.observation_size)
-        return {
-            "observations": ("float32", observations),
+        masks = {} if self.masks is None else {"action_masks": ("bool", (n, self.masks))}
+        return masks | {
+            "observations": (self.observation_dtype, observations),
             "rewards": ("float64", (n,)),
             "terminated": ("bool", (n,)),
             "truncated": ("bool", (n,)),
-            "final_observations": ("float32", observations),
+            "final_observations": (self.observation_dtype, observations),
             "valid": ("bool", (n,)),
+            "lives_lost": ("bool", (n,)),
             "actions": (self.action_dtype, (n, self.action_columns)),
             "progress": ("int64", (self.workers, 2)),
         }
@@ -106,7 +111,7 @@ def map_arrays(descriptor: int, layout: Layout) -> dict[str, NDArray[Any]]:
 
 def step_of(arrays: Mapping[str, NDArray[Any]], rows: slice) -> Step:
     """The `Step` that lies in shared memory, or the given rows of it."""
-    return Step(**{name: arrays[name][rows] for name in Step.__slots__})
+    return Step(**{name: arrays[name][rows] for name in Step.__slots__ if name in arrays})
 
 
 def send(connection: socket.socket, kind: bytes, content: JsonValue) -> None:

@@ -1,8 +1,10 @@
 """The exact state of an environment: its random state at its last reset, and the actions since.
 
 Environments cannot be copied (pickling one rebuilds it from its constructor's arguments), but they can be replayed.
+Where an environment can save itself, as Atari games can, that takes the place of the actions.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -12,6 +14,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from pydantic import JsonValue
 
+from ppo_engine.envs.spaces import Observation, Row
+from ppo_engine.envs.stacking import FrameStack
 from ppo_engine.envs.vector import EnvironmentState
 from ppo_engine.errors import CheckpointMismatch
 
@@ -25,6 +29,24 @@ REPLAYABLE_STEPS = 100_000
 
 RandomState: TypeAlias = Mapping[str, Any]
 """`bit_generator.state` as NumPy has it: nested dictionaries of names, integers and, for some generators, arrays."""
+
+
+class SavesItself(ABC):
+    """An environment whose state can be saved and loaded, all but its NumPy generator.
+
+    Attributes:
+        inexact: why it may go on otherwise than it would have done, after it was loaded; None: it does not.
+    """
+
+    inexact: str | None = None
+
+    @abstractmethod
+    def saved(self) -> dict[str, NDArray[Any] | JsonValue]:
+        """All that `load` needs, under flat names."""
+
+    @abstractmethod
+    def load(self, state: EnvironmentState) -> Observation:
+        """Brings the environment to where `saved` was called; returns the observation there."""
 
 
 @dataclass(slots=True)
@@ -44,15 +66,20 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class SavedEpisode:
-    """A running episode as a checkpoint has it; `actions` [L, columns] is None where they were no longer kept."""
+    """A running episode as a checkpoint has it.
+
+    `actions` [L, columns] is None where they were not kept; `own` is what the environment saved of itself, if it can.
+    """
 
     number: int
     length: int
     seed: int
     origin: Origin
     random_state_now: RandomState | None
-    observation: NDArray[np.float32]
+    observation: Row
     actions: NDArray[Any] | None
+    own: EnvironmentState
+    action_mask: NDArray[np.bool_] | None = None
 
 
 class ActionLog:
@@ -105,7 +132,7 @@ class ActionLog:
 
 def saved_episode(state: EnvironmentState, env_index: int) -> SavedEpisode:
     """One environment's part of a saved state. Raises CheckpointMismatch where it has none."""
-    prefix = f"env/{env_index}"
+    prefix, own = f"env/{env_index}", f"env/{env_index}/own/"
     try:
         began = random_state_from_json(state[f"{prefix}/random_state"])
         return SavedEpisode(
@@ -114,11 +141,29 @@ def saved_episode(state: EnvironmentState, env_index: int) -> SavedEpisode:
             seed=int(cast(int, state[f"{prefix}/seed"])),
             origin=Origin(bool(state[f"{prefix}/seeded"]), began, step=0),
             random_state_now=random_state_from_json(state[f"{prefix}/random_state_now"]),
-            observation=cast(NDArray[np.float32], state[f"{prefix}/observation"]),
+            observation=cast(Row, state[f"{prefix}/observation"]),
             actions=cast(NDArray[Any] | None, state.get(f"{prefix}/actions")),
+            own={name.removeprefix(own): part for name, part in state.items() if name.startswith(own)},
+            action_mask=cast(NDArray[np.bool_] | None, state.get(f"{prefix}/action_mask")),
         )
     except KeyError as error:
         raise CheckpointMismatch(f"the checkpoint holds no {error.args[0]!r}") from None
+
+
+def saved_by_itself(env: gymnasium.Env[Any, Any]) -> dict[str, NDArray[Any] | JsonValue] | None:
+    """What an environment, wrapped or not, saves of itself; None where it cannot."""
+    base = env.unwrapped
+    if not isinstance(base, SavesItself):
+        return None
+    return base.saved() | ({"frames": env.frames()} if isinstance(env, FrameStack) else {})
+
+
+def loaded_by_itself(env: gymnasium.Env[Any, Any], state: EnvironmentState) -> Observation:
+    """Brings an environment that can save itself to where it did so; returns the observation there."""
+    base = env.unwrapped
+    assert isinstance(base, SavesItself)
+    observation = base.load(state)
+    return env.refill(cast(NDArray[Any], state["frames"])) if isinstance(env, FrameStack) else observation
 
 
 def random_state(env: gymnasium.Env[Any, Any]) -> RandomState | None:

@@ -1,6 +1,6 @@
-"""Gymnasium's spaces as flat numbers: observations become float32 rows, rows of numbers become actions."""
+"""Gymnasium's spaces as flat numbers: observations become rows of float32 or bytes, rows become actions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -10,13 +10,17 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ppo_engine.errors import UnsupportedSpace
+from ppo_engine.images import Image, image_of
 
 Observation: TypeAlias = Any
 """What an environment hands out: of whatever type its observation space says."""
 Action: TypeAlias = Any
 """What an environment's `step` takes: of whatever type its action space says."""
-Row: TypeAlias = NDArray[np.float32]
-ActionKind: TypeAlias = Literal["discrete", "box", "multi_discrete", "multi_binary"]
+Row: TypeAlias = NDArray[np.float32 | np.uint8]
+"""[D]"""
+Rows: TypeAlias = NDArray[np.float32 | np.uint8]
+"""[..., D]: encoded observations, of bytes where the whole space is made of images, else of float32."""
+ActionKind: TypeAlias = Literal["discrete", "box", "multi_discrete", "multi_binary", "dict", "tuple"]
 
 
 class NotInSpace(ValueError):
@@ -24,14 +28,16 @@ class NotInSpace(ValueError):
 
 
 class ObservationEncoder:
-    """Flattens the observations of one space into float32 rows.
+    """Flattens the observations of one space into rows of float32, or of bytes where it is made of images alone.
 
-    Box keeps its numbers; Discrete and each component of MultiDiscrete become one-hot; MultiBinary keeps its bits;
-    Dict (in its space's order of keys) and Tuple are concatenated, to any depth.
+    Box keeps its numbers, images among them; Discrete and each component of MultiDiscrete become one-hot; MultiBinary
+    keeps its bits; Dict (in its space's order of keys) and Tuple are concatenated, to any depth.
 
     Attributes:
         size: features of a row (D).
         normalizable: [D] bool; False for one-hot and binary features, which are on a scale already.
+        images: those of the space, in the order in which they lie in a row.
+        dtype: of a row: uint8 where it holds nothing but images, else float32.
         may_overflow: whether the space holds numbers that float32 cannot.
     """
 
@@ -43,10 +49,13 @@ class ObservationEncoder:
         self.normalizable = np.zeros(self.size, dtype=np.bool_)
         _mark_measurements(space, self.normalizable)
         self.may_overflow = _is_wide(space)
+        self.images = tuple(_images(space, 0))
+        has_bytes_alone = 0 < self.size == sum(image.size for image in self.images)
+        self.dtype: np.dtype[Any] = np.dtype(np.uint8 if has_bytes_alone else np.float32)
 
     def encode(self, observation: Observation) -> Row:
         """The observation as a new row [D]; raises NotInSpace."""
-        row = np.empty(self.size, dtype=np.float32)
+        row: Row = np.empty(self.size, dtype=self.dtype)
         self.encode_into(observation, row)
         return row
 
@@ -56,7 +65,7 @@ class ActionSpace:
     """An action space as the policy sees it: rows of numbers.
 
     A row is int64 `[heads]` for the discrete kinds, each entry counted from 0, and float32 `[A]` for a Box, in the
-    environment's units but unclipped.
+    environment's units but unclipped. For a Dict or a Tuple it is the rows of its parts, one after another, in float32.
     """
 
     kind: ActionKind
@@ -71,25 +80,53 @@ class ActionSpace:
     high: NDArray[Any] | None = None
     start: NDArray[np.int64] | None = None
     """[heads], added to Discrete and MultiDiscrete choices."""
+    parts: tuple["ActionSpace", ...] = ()
+    """Of a Dict or a Tuple, in its order."""
+    keys: tuple[str, ...] = ()
+    """Of a Dict, one for each part."""
+
+    @property
+    def leaves(self) -> tuple["ActionSpace", ...]:
+        """The spaces that an action is made of, to any depth: itself, unless it is a Dict or a Tuple."""
+        if self.kind not in ("dict", "tuple"):
+            return (self,)
+        return tuple(leaf for part in self.parts for leaf in part.leaves)
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """Choices of each head that there is something to choose for, those of all parts in their order."""
+        return tuple(size for leaf in self.leaves if leaf.kind != "box" for size in leaf.sizes)
 
     @property
     def columns(self) -> int:
-        """Entries of one action row: heads, or A."""
+        """Entries of one action row: heads, or A, or those of all parts."""
+        if self.parts:
+            return sum(part.columns for part in self.parts)
         return self.sizes[0] if self.kind == "box" else len(self.sizes)
 
     @property
     def outputs(self) -> int:
         """Outputs of the policy for one observation: logits, or means; one logit per bit of a MultiBinary."""
+        if self.parts:
+            return sum(part.outputs for part in self.parts)
         return len(self.sizes) if self.kind == "multi_binary" else sum(self.sizes)
 
     @property
+    def masks(self) -> int:
+        """Columns of a row of action masks: one per choice, so 2 per bit; 0 where there is nothing to choose."""
+        return sum(self.choices)
+
+    @property
     def row_dtype(self) -> np.dtype[Any]:
-        """float32 for a Box, int64 otherwise."""
-        return np.dtype(np.float32 if self.kind == "box" else np.int64)
+        """float32 for a Box, a Dict and a Tuple, int64 otherwise."""
+        return np.dtype(np.float32 if self.kind in ("box", "dict", "tuple") else np.int64)
 
     @property
     def is_bounded(self) -> bool:
-        """Whether it is a Box with bounds on both sides that float32 can hold."""
+        """Whether it is a Box with bounds on both sides that float32 can hold, or all Boxes in it are."""
+        if self.parts:
+            boxes = [leaf for leaf in self.leaves if leaf.kind == "box"]
+            return bool(boxes) and all(box.is_bounded for box in boxes)
         if self.low is None or self.high is None:
             return False
         return bool((np.abs([self.low, self.high]) <= np.finfo(np.float32).max).all())
@@ -102,10 +139,16 @@ class ActionSpace:
         """`decode_rows` for so many rows at a time; what it costs for few is mostly laying bounds beside them."""
         if self.low is None or self.high is None:
             return self.decode_rows
+        # Those of Boxes within a Dict or a Tuple are laid beside rows each time.
         return replace(self, low=np.tile(self.low, (n_rows, 1)), high=np.tile(self.high, (n_rows, 1))).decode_rows
 
     def decode_rows(self, rows: NDArray[Any]) -> list[Action]:
         """Rows [N, heads] or [N, A] as N actions; they share no memory with the rows."""
+        if self.kind in ("dict", "tuple"):
+            borders = np.cumsum([part.columns for part in self.parts])[:-1]
+            pairs = zip(self.parts, np.split(rows, borders, axis=1), strict=True)
+            actions = zip(*(part.decode_rows(own.astype(part.row_dtype)) for part, own in pairs), strict=True)
+            return [dict(zip(self.keys, row, strict=True)) if self.kind == "dict" else row for row in actions]
         if self.kind == "discrete":
             start = 0 if self.start is None else int(self.start[0])
             return [choice + start for choice in rows[:, 0].tolist()] if start else list(rows[:, 0].tolist())
@@ -139,6 +182,14 @@ def action_space_of(space: spaces.Space[Any]) -> ActionSpace:
         case spaces.Box():
             size = (int(np.prod(space.shape)),)
             return ActionSpace("box", size, space.shape, _dtype(space), space.low.ravel(), space.high.ravel())
+        case spaces.Dict() | spaces.Tuple() if space.spaces:
+            keys, parts = zip(*_parts(space), strict=True)
+            made = tuple(map(action_space_of, parts))
+            if isinstance(space, spaces.Tuple):
+                return ActionSpace("tuple", (), (), np.dtype(np.float32), parts=made)
+            if not all(isinstance(key, str) for key in keys):
+                raise UnsupportedSpace("keys of a Dict action space are not all strings")
+            return ActionSpace("dict", (), (), np.dtype(np.float32), parts=made, keys=keys)
         case _:
             raise UnsupportedSpace(f"action space {type(space).__name__} is not supported")
 
@@ -188,6 +239,22 @@ def _is_wide(space: spaces.Space[Any]) -> bool:
     return isinstance(space, spaces.Box) and not np.can_cast(_dtype(space), np.float32, casting="safe")
 
 
+def _images(space: spaces.Space[Any], offset: int) -> Iterator[Image]:
+    if isinstance(space, spaces.Box):
+        image = image_of(space.shape, str(space.dtype), _only(space.low), _only(space.high))
+        if image is not None:
+            yield replace(image, offset=offset)
+    elif isinstance(space, spaces.Dict | spaces.Tuple):
+        for _, part in _parts(space):
+            yield from _images(part, offset)
+            offset += flat_size(part)
+
+
+def _only(bound: NDArray[Any]) -> float | None:
+    """The one number that a bound is made of; None where its numbers differ."""
+    return float(bound.flat[0]) if bound.size and (bound == bound.flat[0]).all() else None
+
+
 def _writer(space: spaces.Space[Any], name: str) -> Callable[[Observation, Row], None]:
     match space:
         case spaces.Box():
@@ -233,7 +300,11 @@ def _array_writer(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Ca
             raise NotInSpace(f"{name} has shape {array.shape}, its space {shape}")
         if array.dtype.kind not in "biuf":
             raise NotInSpace(f"{name} is of type {array.dtype}, its space of {dtype}")
-        row[...] = array.ravel()
+        with np.errstate(invalid="ignore"):
+            numbers = array.astype(row.dtype)
+        if row.dtype == np.uint8 and not np.array_equal(numbers, array):
+            raise NotInSpace(f"{name} holds numbers that are no bytes from 0 to 255")
+        row[...] = numbers.ravel()
 
     return write
 

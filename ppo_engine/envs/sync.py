@@ -1,9 +1,6 @@
 """Vector environments stepped one after another in the calling process, with as little around them as can be."""
 
-import logging
 import math
-import threading
-import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -15,25 +12,36 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ppo_engine.envs.lean import StepFunction, checked_step, lean_step
-from ppo_engine.envs.registry import episode_limit, make_unlimited
+from ppo_engine.envs.limits import limits_of
+from ppo_engine.envs.masks import MaskedEnvironment
+from ppo_engine.envs.mishaps import FiniteNumbers, close_all, fault_of
+from ppo_engine.envs.registry import episode_limit, find_environment, make_unlimited
 from ppo_engine.envs.snapshots import (
     ActionLog,
     Origin,
     SavedEpisode,
+    SavesItself,
+    loaded_by_itself,
     random_state,
     random_state_to_json,
+    saved_by_itself,
     saved_episode,
     set_random_state,
 )
-from ppo_engine.envs.spaces import Action, NotInSpace, ObservationEncoder, action_space_of
-from ppo_engine.envs.vector import EXACT, EnvironmentState, Resumability, Step, Vectorization, allocate_step
+from ppo_engine.envs.spaces import Action, ObservationEncoder, Rows, action_space_of
+from ppo_engine.envs.vector import (
+    EXACT,
+    EnvironmentState,
+    HasLives,
+    Resumability,
+    Step,
+    Vectorization,
+    allocate_step,
+)
 from ppo_engine.envs.watchdog import IDLE, Watch, Watchdog
-from ppo_engine.errors import EngineError, EnvironmentFailed, EnvironmentFault, EnvironmentPlace, InvalidObservation
+from ppo_engine.errors import EngineError, EnvironmentPlace
 from ppo_engine.spec import EnvSpec, InvalidSpec
 
-log = logging.getLogger(__name__)
-
-CLOSE_SECONDS = 2.0
 NO_CONTEXT = nullcontext()
 
 
@@ -77,18 +85,23 @@ class SyncVectorEnvironment:
         self._decode = self.action_space.decoder(self.n_envs)
         self.observation_size = self.encoder.size
         self._actions = ActionLog(self.n_envs, self.action_space.columns, self.action_space.row_dtype)
-        self._step = buffers or allocate_step(self.n_envs, self.encoder.size)
-        self._is_finite = np.empty(self._step.final_observations.size + self.n_envs, np.bool_)
-        self._finite_observations = self._is_finite[: -self.n_envs].reshape(self.n_envs, -1)
-        self._finite_rewards = self._is_finite[-self.n_envs :]
+        masks = self.action_space.masks if env.action_masks else None
+        self._step = buffers or allocate_step(self.n_envs, self.encoder.size, self.encoder.dtype, masks=masks)
+        limits = limits_of(self._envs[0].observation_space) if find_environment(env.id).plugin else None
+        self._numbers = FiniteNumbers(self._step, limits)
         self._make_step_functions()
 
-    def reset(self) -> NDArray[np.float32]:
+    @property
+    def action_masks(self) -> NDArray[np.bool_] | None:
+        """[N, masks], of the observations where the environments stand; None where the spec asks for none."""
+        return self._step.action_masks
+
+    def reset(self) -> Rows:
         with self._casting():
             for index in range(self.n_envs):
                 self._reset(index, seeded=True)
         self._watch.env_index = IDLE
-        self._require_finite(self._step.observations)
+        self._numbers.require_finite(self._step.observations, self._place)
         return self._step.observations
 
     def step(self, actions: NDArray[Any]) -> Step:
@@ -99,7 +112,10 @@ class SyncVectorEnvironment:
         with self._stepping():
             ended = self._step_each(self._decode(actions))
         self._watch.env_index = IDLE
-        self._require_finite(step.final_observations)
+        if self._with_lives:
+            assert step.lives_lost is not None
+            step.lives_lost[...] = [env.life_lost for env in self._with_lives]
+        self._numbers.require_finite(step.final_observations, self._place)
         step.observations[...] = step.final_observations
         if ended:
             with self._casting():
@@ -112,7 +128,7 @@ class SyncVectorEnvironment:
             self._lengths[index] = 0
             self._reset(index)
         self._watch.env_index = IDLE
-        self._require_finite(self._step.observations)
+        self._numbers.require_finite(self._step.observations, self._place)
 
     def _step_each(self, actions: list[Action]) -> list[int]:
         """Steps every environment, writing what comes out; the indices of those whose episode ended."""
@@ -120,7 +136,7 @@ class SyncVectorEnvironment:
         rewards, all_terminated, all_truncated = self._step.rewards, self._step.terminated, self._step.truncated
         watch.calls += 1
         ended: list[int] = []
-        index = 0
+        index, has_masks = 0, self._step.action_masks is not None
         try:
             for index, step in enumerate(self._step_functions):
                 watch.env_index = index
@@ -132,6 +148,8 @@ class SyncVectorEnvironment:
                 all_truncated[index] = truncated
                 if terminated or truncated:
                     ended.append(index)
+                elif has_masks:
+                    self._write_mask(index)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             raise self._fault(error, index) from error
         return ended
@@ -146,8 +164,14 @@ class SyncVectorEnvironment:
             self._origins[index] = Origin(seeded, None if seeded else random_state(env), self._actions.step)
             observation, _ = env.reset(seed=self._seeds[index] if seeded else None)
             self.encoder.encode_into(observation, self._step.observations[index])
+            self._write_mask(index)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             raise self._fault(error, index) from error
+
+    def _write_mask(self, index: int) -> None:
+        env = self._envs[index]
+        if self._step.action_masks is not None and isinstance(env, MaskedEnvironment):
+            env.write_mask(self._step.action_masks[index])
 
     def state(self) -> dict[str, NDArray[Any] | JsonValue]:
         state: dict[str, NDArray[Any] | JsonValue] = {}
@@ -160,15 +184,19 @@ class SyncVectorEnvironment:
             state[f"{prefix}/random_state"] = random_state_to_json(origin.random_state)
             state[f"{prefix}/random_state_now"] = random_state_to_json(random_state(env))
             state[f"{prefix}/observation"] = self._step.observations[index].copy()
-            actions = self._actions.since(origin.step, index)
+            if self._step.action_masks is not None:
+                state[f"{prefix}/action_mask"] = self._step.action_masks[index].copy()
+            own = saved_by_itself(env)
+            actions = self._actions.since(origin.step, index) if own is None else None
             if actions is not None:
                 state[f"{prefix}/actions"] = actions
+            state.update({f"{prefix}/own/{name}": part for name, part in (own or {}).items()})
         return state
 
-    def restore(self, state: EnvironmentState) -> NDArray[np.float32]:
+    def restore(self, state: EnvironmentState) -> Rows:
         if self._used:
             # An environment may keep more between its episodes than a replay from the last reset brings back.
-            self._end()
+            close_all(self._envs, self._spec.id)
             self._make()
             self._make_step_functions()
         episodes = [saved_episode(state, self._first_index + index) for index in range(self.n_envs)]
@@ -180,6 +208,9 @@ class SyncVectorEnvironment:
             self._episodes[index], self._lengths[index] = episode.number, episode.length
             with self._casting():
                 difference = self._replay(index, episode)
+            base = self._envs[index].unwrapped
+            if difference is None and isinstance(base, SavesItself):
+                difference = base.inexact
             if difference is not None:
                 reasons.append(f"{self._place(index)}: {difference}")
         self._watch.env_index = IDLE
@@ -188,7 +219,7 @@ class SyncVectorEnvironment:
 
     def close(self) -> None:
         self._watch.close()
-        self._end()
+        close_all(self._envs, self._spec.id)
         self._envs = []
         self._step_functions = []
 
@@ -197,11 +228,15 @@ class SyncVectorEnvironment:
         env = self._envs[index]
         difference = self._replay_steps(index, episode)
         if difference is None:
-            self._origins[index] = replace(episode.origin, step=self._actions.step - episode.length)
+            # Where the environment saved itself no actions are kept.
+            self._origins[index] = replace(episode.origin, step=max(0, self._actions.step - episode.length))
             if random_state_to_json(random_state(env)) != random_state_to_json(episode.random_state_now):
                 return "its random state differs after a replay of the episode"
             if not np.array_equal(self._step.observations[index], episode.observation):
                 return "its observation differs after a replay of the episode"
+            masks, saved = self._step.action_masks, episode.action_mask
+            if masks is not None and (saved is None or not np.array_equal(masks[index], saved)):
+                return "its action mask differs after a replay of the episode"
             return None
         self._lengths[index] = 0
         if episode.random_state_now is not None:
@@ -209,7 +244,23 @@ class SyncVectorEnvironment:
         self._reset(index)
         return difference
 
+    def _load(self, index: int, episode: SavedEpisode) -> str | None:
+        """As `_replay_steps`, for an environment that saves itself."""
+        env = self._envs[index]
+        self._reset(index, seeded=True)
+        if episode.random_state_now is not None:
+            set_random_state(env, episode.random_state_now)
+        try:
+            self.encoder.encode_into(loaded_by_itself(env, episode.own), self._step.observations[index])
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            if self._watch.expired is not None:
+                raise self._fault(error, index) from error
+            return f"what it saved of itself could not be loaded ({type(error).__name__}): a new episode was begun"
+        return None
+
     def _replay_steps(self, index: int, episode: SavedEpisode) -> str | None:
+        if isinstance(self._envs[index].unwrapped, SavesItself):
+            return self._load(index, episode)
         if episode.actions is None:
             return "its episode was too long to be replayed: a new one was begun"
         # Seeded first even where a later episode follows, as the original was.
@@ -226,6 +277,7 @@ class SyncVectorEnvironment:
                 if terminated or truncated:
                     return "its episode ended in the replay: a new one was begun"
                 self._step.observations[index] = self._step.final_observations[index]
+                self._write_mask(index)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             if self._watch.expired is not None:
                 raise self._fault(error, index) from error
@@ -237,34 +289,14 @@ class SyncVectorEnvironment:
 
     def _fault(self, error: BaseException, index: int) -> BaseException:
         self._watch.env_index = IDLE
-        if isinstance(error, EnvironmentFault):
-            return error
-        if isinstance(error, KeyboardInterrupt):
-            return self._watch.expired or error
-        if isinstance(error, NotInSpace):
-            return InvalidObservation(str(error), self._place(index))
-        text = "".join(traceback.format_exception(error))
-        return EnvironmentFailed(f"raised {type(error).__name__}: {error}", self._place(index), text)
+        return fault_of(error, self._place(index), expired=self._watch.expired)
 
     def _casting(self) -> AbstractContextManager[object]:
-        """Lets numbers beyond float32 become infinite without a warning: `_require_finite` reports them."""
+        """Lets numbers beyond float32 become infinite without a warning: `FiniteNumbers` reports them."""
         return np.errstate(over="ignore") if self.encoder.may_overflow else NO_CONTEXT
 
     def _stepping(self) -> AbstractContextManager[object]:
         return NO_CONTEXT if self._is_lean else self._casting()
-
-    def _require_finite(self, observations: NDArray[np.float32]) -> None:
-        np.isfinite(observations, self._finite_observations)
-        np.isfinite(self._step.rewards, self._finite_rewards)
-        # Looking for a zero byte takes a third of the time of ndarray.all() on few rows.
-        if b"\0" not in self._is_finite.tobytes():
-            return
-        if not self._finite_observations.all():
-            index, feature = np.argwhere(~self._finite_observations)[0].tolist()
-            value = observations[index, feature]
-            raise InvalidObservation(f"observation is {value} at flat index {feature}", self._place(index))
-        index = int(np.flatnonzero(~self._finite_rewards)[0])
-        raise InvalidObservation(f"reward is {self._step.rewards[index]}", self._place(index))
 
     def _make(self) -> None:
         self._envs = []
@@ -272,12 +304,14 @@ class SyncVectorEnvironment:
             self._watch.calls += 1
             self._watch.env_index = index
             try:
-                self._envs.append(make_unlimited(self._spec))
+                made = make_unlimited(self._spec)
+                self._envs.append(MaskedEnvironment(made) if self._spec.action_masks else made)
             except (EngineError, InvalidSpec):
                 raise
             except (Exception, SystemExit, KeyboardInterrupt) as error:
                 raise self._fault(error, index) from error
         self._watch.env_index = IDLE
+        self._with_lives = [base for env in self._envs if isinstance(base := env.unwrapped, HasLives)]
         self._origins = [Origin(seeded=True, random_state=None, step=0)] * self.n_envs
         self._used = False
 
@@ -289,19 +323,3 @@ class SyncVectorEnvironment:
             for stepper, env, row in zip(lean, self._envs, rows, strict=True)
         ]
         self._is_lean = None not in lean
-
-    def _end(self) -> None:
-        # In a thread, since an environment that hangs now changes nothing that was learned.
-        closing = threading.Thread(target=_close_all, args=(self._envs,), daemon=True)
-        closing.start()
-        closing.join(CLOSE_SECONDS)
-        if closing.is_alive():
-            log.warning("%s did not close within %g s", self._spec.id, CLOSE_SECONDS)
-
-
-def _close_all(envs: list[gymnasium.Env[Any, Any]]) -> None:
-    for env in envs:
-        try:
-            env.close()
-        except Exception:
-            log.warning("%s could not be closed", env, exc_info=True)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from pydantic import JsonValue
 
-from ppo_engine.envs.spaces import ActionSpace, ObservationEncoder
-from ppo_engine.spec import EnvSpec
+from ppo_engine.envs.spaces import ActionSpace, ObservationEncoder, Rows
+from ppo_engine.spec import EnvSpec, InvalidSpec, masking_fault, stacking_fault
 
 EnvironmentState: TypeAlias = Mapping[str, NDArray[Any] | JsonValue]
 """Flat names, `env/3/actions` and so on; arrays go to safetensors, the rest to JSON."""
@@ -22,18 +22,29 @@ class Step:
     The arrays are the environment's own and are overwritten by the next step: copy what is to be kept.
     """
 
-    observations: NDArray[np.float32]
-    """[N, D]; what the policy acts on next: after the end of an episode, the first observation of the next one."""
+    observations: Rows
+    """[N, D], of the encoder's type; what the policy acts on next: after the end of an episode, the first observation
+    of the next one."""
     rewards: NDArray[np.float64]
     """[N]"""
     terminated: NDArray[np.bool_]
     """[N]; the episode reached an end of its own: nothing is to be had after it."""
     truncated: NDArray[np.bool_]
     """[N]; the episode was cut off. Where `terminated` holds as well, that wins."""
-    final_observations: NDArray[np.float32]
+    final_observations: Rows
     """[N, D]; what the step itself led to, before any reset; equals `observations` where no episode ended."""
     valid: NDArray[np.bool_]
     """[N]; False marks a row that is no step but the reset of a foreign environment; it must weigh nothing."""
+    lives_lost: NDArray[np.bool_] | None = None
+    """[N]; a life of several was lost: nothing is to be had after it, but the episode goes on. None: there are none."""
+    action_masks: NDArray[np.bool_] | None = None
+    """[N, masks]; what may be done at `observations`, in the order of the heads; None where the spec asks for none."""
+
+
+class HasLives:
+    """An environment in which a life may be lost without the episode's end; `life_lost` tells it of the last step."""
+
+    life_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +73,7 @@ class VectorEnvironment(Protocol):
     vectorization_reason: str
     resume: Resumability
 
-    def reset(self) -> NDArray[np.float32]:
+    def reset(self) -> Rows:
         """Seeds every environment from its own stream and starts its first episode; [N, D]. Called once."""
         ...
 
@@ -79,7 +90,7 @@ class VectorEnvironment(Protocol):
         """All that `restore` needs; the same whatever the vectorization."""
         ...
 
-    def restore(self, state: EnvironmentState) -> NDArray[np.float32]:
+    def restore(self, state: EnvironmentState) -> Rows:
         """Brings the environments to where `state` was taken, and returns the observations [N, D] there.
 
         Sets `resume` to approximate, with the reason, where the replay led elsewhere.
@@ -91,15 +102,23 @@ class VectorEnvironment(Protocol):
         ...
 
 
-def allocate_step(n_envs: int, observation_size: int) -> Step:
-    """The arrays of a `Step`, zeroed, with every row valid."""
+def allocate_step(
+    n_envs: int, observation_size: int, dtype: DTypeLike = np.float32, *, masks: int | None = None
+) -> Step:
+    """The arrays of a `Step`, zeroed, with every row valid; `dtype` is that of observations.
+
+    Args:
+        masks: columns of action masks, all valid; None: there are none.
+    """
     return Step(
-        observations=np.zeros((n_envs, observation_size), np.float32),
+        observations=np.zeros((n_envs, observation_size), dtype),
         rewards=np.zeros(n_envs, np.float64),
         terminated=np.zeros(n_envs, np.bool_),
         truncated=np.zeros(n_envs, np.bool_),
-        final_observations=np.zeros((n_envs, observation_size), np.float32),
+        final_observations=np.zeros((n_envs, observation_size), dtype),
         valid=np.ones(n_envs, np.bool_),
+        lives_lost=np.zeros(n_envs, np.bool_),
+        action_masks=None if masks is None else np.ones((n_envs, masks), np.bool_),
     )
 
 
@@ -132,6 +151,9 @@ def make_vector_environment(
 
     if len(seeds) != env.n_envs:
         raise ValueError(f"{env.n_envs} environments need as many seeds, not {len(seeds)}")
+    faults = [fault for fault in (stacking_fault(env), masking_fault(env)) if fault is not None]
+    if faults:
+        raise InvalidSpec(faults)
     integers = [seed_of(sequence) for sequence in seeds]
     cores = cores or usable_cores()
     match env.vectorization:
@@ -145,7 +167,7 @@ def make_vector_environment(
             return PoolVectorEnvironment(env, integers, threads=cores)
         case "sync":
             return SyncVectorEnvironment(env, integers)
-    if is_batched(env):
+    if env.frame_stack == 1 and not env.action_masks and is_batched(env):
         return BatchedVectorEnvironment(env, integers)
     choice = choose(env, cores=cores)
     chosen: VectorEnvironment = (

@@ -49,6 +49,9 @@ class Buffers(NamedTuple):
     rewards: NDArray[np.float64]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
+    final_observations: Floats
+    """[T, N, D], normalised; written where steps were truncated and did not terminate. The rest takes no memory, since
+    nothing ever touches it."""
 
 
 def normalization_of(normalizer: ObservationNormalizer | None) -> Normalization:
@@ -75,6 +78,7 @@ def buffers_for(environment: VectorEnvironment, policy: Policy, n_steps: int) ->
         rewards=np.zeros((T, N)),
         terminated=np.zeros((T, N), np.bool_),
         truncated=np.zeros((T, N), np.bool_),
+        final_observations=np.zeros((T, N, D), np.float32),
     )
 
 
@@ -133,13 +137,14 @@ def bootstrap(alone: Actor, buffers: Buffers, t: int, final_observations: Floats
     """The values of the observations at which step t cut episodes off; `alone` acts for one environment."""
     for env in range(len(final_observations)):
         if buffers.truncated[t, env] and not buffers.terminated[t, env]:
-            buffers.next_values[t, env] = value_of(alone, final_observations[env : env + 1])
+            seen = np.empty_like(final_observations[env : env + 1])
+            buffers.next_values[t, env] = value_of(alone, final_observations[env : env + 1], seen)
+            buffers.final_observations[t, env] = seen[0]
 
 
 @compiled_fast
-def value_of(alone: Actor, raw: Floats) -> np.float32:
-    """The value of one raw observation [1, D]."""
-    seen = np.empty_like(raw)
+def value_of(alone: Actor, raw: Floats, seen: Floats) -> np.float32:
+    """The value of one raw observation [1, D]; writes it as it was seen."""
     see(alone.normalization, raw, seen)
     forward(alone.network, seen, alone.activations)
     value: np.float32 = alone.activations.values[0, 0]

@@ -118,6 +118,27 @@ def forward(network: Network, observations: Floats, activations: Activations) ->
 
 
 @compiled_fast
+def write_values(network: Network, observations: Floats, activations: Activations, values: Floats) -> None:
+    """Values [B] of normalised observations [B, D], as many at a time as `activations` has rows for."""
+    trunk, most = network.hidden.shape[0] - 1, len(activations.values)
+    for start in range(0, len(observations), most):
+        rows, offset = min(most, len(observations) - start), 0
+        features = observations[start : start + rows]
+        for number in range(network.hidden.shape[1]):
+            layer = network.hidden[trunk, number]
+            size = rows * layer[3]
+            result = activations.hidden[offset : offset + size].reshape(rows, layer[3])
+            multiply(network, layer, features, result)
+            add_and_activate(biases_of(network, layer), network.relu, result)
+            features = result
+            offset += size
+        head = activations.values[:rows]
+        multiply(network, network.heads[1], features, head)
+        add(biases_of(network, network.heads[1]), head)
+        values[start : start + rows] = head[:, 0]
+
+
+@compiled_fast
 def multiply(network: Network, layer: Table, features: Floats, result: Floats) -> None:
     """features [B, inputs] · weightsᵀ, into `result` [B, units]."""
     offset, inputs, units = layer[0], layer[2], layer[3]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppo_engine.envs.batched import BatchedVectorEnvironment
+from ppo_engine.envs.spaces import Rows
 from ppo_engine.envs.vector import VectorEnvironment
 from ppo_engine.experience import Experience
 from ppo_engine.fused.acting import Actor, acting, buffers_for, collect_batched, normalization_of
@@ -34,6 +35,10 @@ class FusedRollout(Experience):
     values: Floats
     next_values: Floats
     """V(s_{t+1}) before any autoreset; at a truncation, V of the final observation."""
+    last_observation: Floats
+    """[N, D], normalised: where the rollout ends."""
+    final_observations: Floats
+    """[n, D], normalised: of the steps that were truncated and did not terminate, in order of time and environment."""
 
 
 class FusedCollector:
@@ -63,13 +68,13 @@ class FusedCollector:
         self._probabilities = np.zeros((rows, policy.distribution.outputs), np.float32)
 
     @property
-    def last_observations(self) -> Floats:
+    def last_observations(self) -> Rows:
         """[N, D], raw: where the environments stand; the caller sets them from `reset` or `restore`."""
-        last: Floats = self._buffers.raw[-1]
+        last: Rows = self._buffers.raw[-1]
         return last
 
     @last_observations.setter
-    def last_observations(self, observations: Floats) -> None:
+    def last_observations(self, observations: Rows) -> None:
         self._buffers.raw[-1] = observations
 
     def collect(self) -> FusedRollout:
@@ -110,6 +115,8 @@ class FusedCollector:
             log_probs=self._log_probs.reshape(shape),
             values=buffers.values[:-1],
             next_values=buffers.next_values,
+            last_observation=buffers.seen[-1],
+            final_observations=buffers.final_observations[buffers.truncated & ~buffers.terminated],
         )
 
     def _collect_stepwise(self) -> None:

@@ -1,9 +1,13 @@
 """Learning from a rollout: epochs of minibatches, as `ppo_engine.update` has it."""
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ppo_engine.adam import Adam
@@ -14,12 +18,16 @@ from ppo_engine.fused.finite import all_finite
 from ppo_engine.fused.gradients import TERMS, Workspace, compute_gradients, gather, part, rows_for, workspace_for
 from ppo_engine.fused.heads import Head, head_of, project
 from ppo_engine.fused.loss import APPROX_KL, LossWeights, Rows
-from ppo_engine.fused.network import Floats, Network, network_of
+from ppo_engine.fused.network import Floats, Network, network_of, transpose, write_values
 from ppo_engine.fused.rollout import FusedRollout
 from ppo_engine.metrics import update_metrics
+from ppo_engine.normalization import ValueNormalizer
 from ppo_engine.policy import Policy
+from ppo_engine.schedules import Coefficients
 from ppo_engine.spec import PPOSpec
-from ppo_engine.update import KL_TOLERANCE, Coefficients, require_finite_parameters, require_finite_terms
+from ppo_engine.targets import effective_lambda, estimates
+from ppo_engine.trace import require_finite_parameters, require_finite_terms
+from ppo_engine.update import KL_TOLERANCE
 
 NO_STEP = -1.0
 """Stands for the gradient's norm of a minibatch that ended the update before its step."""
@@ -40,8 +48,18 @@ class Hyperparameters(NamedTuple):
 class FusedLearner:
     """The policy's optimiser and the order in which it sees the rows of a rollout."""
 
-    def __init__(self, policy: Policy, ppo: PPOSpec, generator: np.random.Generator) -> None:
+    perturbations: np.random.Generator | None = None
+
+    def __init__(
+        self,
+        policy: Policy,
+        ppo: PPOSpec,
+        generator: np.random.Generator,
+        *,
+        value_normalizer: ValueNormalizer | None = None,
+    ) -> None:
         self.policy, self.ppo, self.generator = policy, ppo, generator
+        self._value_normalizer = value_normalizer
         self.adam = Adam(policy.flat)
         self._network, self._head = network_of(policy), head_of(policy)
         self._moments = moments_of(self.adam)
@@ -56,21 +74,20 @@ class FusedLearner:
         Raises:
             TrainingDiverged: a number that is not finite came up; names the tensor.
         """
-        advantages, returns = self._estimate(rollout, rewards)
+        if self._value_normalizer is not None:
+            rollout = self._take_in_returns(rollout, rewards, self._value_normalizer)
+        advantages, returns = self._targets(rollout, rewards)
         batch = Rows(
             rollout.observations.reshape(rewards.size, -1),
             rollout.actions.reshape(rewards.size, -1),
             rollout.log_probs.reshape(-1),
             rollout.values.reshape(-1),
-            advantages.reshape(-1),
-            returns.reshape(-1),
+            advantages,
+            returns,
         )
         rows = np.flatnonzero(rollout.valid)
-        if self.ppo.normalize_advantage == "batch":
-            picked = batch.advantages[rows]
-            normalize(picked)
-            batch.advantages[rows] = picked
-        table, last_epoch = self._epochs(batch, rows, now)
+        estimate_again = partial(self._estimated_again, rollout, rewards) if self.ppo.recompute_advantages else None
+        table, last_epoch = self._epochs(batch, rows, now, estimate_again)
         terms, norms = table[:, :TERMS], table[table[:, TERMS] != NO_STEP, TERMS]
         require_finite_terms(terms, norms)
         if not all_finite(self._moments.parameters):
@@ -79,33 +96,90 @@ class FusedLearner:
         metrics = update_metrics(terms, norms, last_epoch=last_epoch, explained_variance=variance)
         return metrics | now.metrics() | self.policy.metrics()
 
+    def scalars(self) -> dict[str, float]:
+        """None: nothing adapts here."""
+        return {}
+
+    def restore_scalars(self, scalars: Mapping[str, float]) -> None:
+        """Nothing to restore."""
+
+    def _targets(self, rollout: FusedRollout, rewards: NDArray[np.float64]) -> tuple[Floats, Floats]:
+        """Advantages and returns of all rows, as the loss takes them."""
+        advantages, returns = self._estimate(rollout, rewards)
+        if self.ppo.normalize_advantage == "batch":
+            picked = advantages[rollout.valid]
+            normalize(picked)
+            advantages[rollout.valid] = picked
+        return advantages.reshape(-1), returns.reshape(-1)
+
     def _estimate(self, rollout: FusedRollout, rewards: NDArray[np.float64]) -> tuple[Floats, Floats]:
-        """Advantages and returns, [T, N] each."""
-        advantages, returns = np.empty_like(rollout.values), np.empty_like(rollout.values)
+        """Advantages and returns, [T, N] each; these are in the units of the critic."""
+        values, next_values, normalizer = rollout.values, rollout.next_values, self._value_normalizer
+        if normalizer is not None:
+            values, next_values = normalizer.denormalize(values), normalizer.denormalize(next_values)
         with np.errstate(over="ignore"):  # An infinity that this makes is found in the loss.
             numbers = rewards.astype(np.float32)
-        advantages_and_returns(
-            numbers,
-            rollout.values,
-            rollout.next_values,
-            rollout.terminated,
-            rollout.truncated,
-            self.ppo.gamma,
-            self.ppo.gae_lambda,
-            advantages,
-            returns,
-        )
-        return advantages, returns
+        if self.ppo.advantage_estimator == "n_step":
+            done = rollout.terminated | rollout.truncated
+            tensors = (torch.from_numpy(x) for x in (numbers, values, next_values, rollout.terminated, done))
+            advantages, returns = (tensor.numpy() for tensor in estimates(self.ppo, *tensors))
+        else:
+            advantages, returns = np.empty_like(numbers), np.empty_like(numbers)
+            flags, factors = (rollout.terminated, rollout.truncated), (self.ppo.gamma, effective_lambda(self.ppo))
+            advantages_and_returns(numbers, values, next_values, *flags, *factors, advantages, returns)
+        return advantages, returns if normalizer is None else normalizer.normalize(returns)
 
-    def _epochs(self, batch: Rows, rows: NDArray[np.int64], now: Coefficients) -> tuple[NDArray[np.float64], int]:
-        """The terms and gradient norm of each minibatch, and where the last epoch begins among them."""
+    def _estimated_again(self, rollout: FusedRollout, rewards: NDArray[np.float64]) -> tuple[Floats, Floats]:
+        return self._targets(self._revalued(rollout), rewards)
+
+    def _revalued(self, rollout: FusedRollout) -> FusedRollout:
+        """The rollout with the values of the critic as it stands; see `ppo_engine.targets.revalued`."""
+        transpose(self._network)
+        values, last, final = (
+            self._values(observations.reshape(-1, self.policy.observation_size))
+            for observations in (rollout.observations, rollout.last_observation, rollout.final_observations)
+        )
+        values = values.reshape(rollout.values.shape)
+        next_values = np.concatenate([values[1:], last[None]])
+        next_values[rollout.truncated & ~rollout.terminated] = final
+        return replace(rollout, values=values, next_values=next_values)
+
+    def _values(self, observations: Floats) -> Floats:
+        values = np.empty(len(observations), np.float32)
+        write_values(self._network, observations, self._workspace.activations, values)
+        return values
+
+    def _take_in_returns(
+        self, rollout: FusedRollout, rewards: NDArray[np.float64], normalizer: ValueNormalizer
+    ) -> FusedRollout:
+        """See `ppo_engine.targets.take_in_returns`."""
+        _, returns = self._estimate(rollout, rewards)
+        shift, scale = normalizer.update(normalizer.denormalize(returns)[rollout.valid])
+        self.policy.heads.rescale_values(shift, scale)
+        return replace(rollout, values=rollout.values * scale + shift, next_values=rollout.next_values * scale + shift)
+
+    def _epochs(
+        self,
+        batch: Rows,
+        rows: NDArray[np.int64],
+        now: Coefficients,
+        estimate_again: Callable[[], tuple[Floats, Floats]] | None,
+    ) -> tuple[NDArray[np.float64], int]:
+        """The terms and gradient norm of each minibatch, and where the last epoch begins among them.
+
+        Args:
+            estimate_again: advantages and returns of all rows by the critic as it stands.
+        """
         ppo, adam = self.ppo, self.adam
         by = hyperparameters(ppo, now)
         per_epoch = -(-len(rows) // ppo.batch_size)
         table = np.full((ppo.n_epochs * per_epoch, TERMS + 1), NO_STEP)
         done = first = 0
-        for _ in range(ppo.n_epochs):
+        for epoch_number in range(ppo.n_epochs):
             first = done
+            if epoch_number > 0 and estimate_again is not None:
+                advantages, returns = estimate_again()
+                batch = batch._replace(advantages=advantages, returns=returns)
             order = rows[self.generator.permutation(len(rows))]
             epoch = table[first : first + per_epoch]
             arguments = (self._network, self._head, self._moments, adam.steps, batch, order)
@@ -121,7 +195,7 @@ def hyperparameters(ppo: PPOSpec, now: Coefficients) -> Hyperparameters:
     """The spec's and those scheduled, as the compiled functions take them."""
     value_range = math.inf if now.clip_range_vf is None else now.clip_range_vf
     return Hyperparameters(
-        loss=LossWeights(now.clip_range, value_range, ppo.vf_coef, ppo.ent_coef),
+        loss=LossWeights(now.clip_range, value_range, ppo.vf_coef, now.ent_coef),
         learning_rate=now.learning_rate,
         max_grad_norm=ppo.max_grad_norm,
         largest_kl=math.inf if ppo.target_kl is None else KL_TOLERANCE * ppo.target_kl,

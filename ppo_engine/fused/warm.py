@@ -1,5 +1,7 @@
 """Has every function of the fast path compiled, or loaded where its code is kept, before a training needs it."""
 
+import numpy as np
+
 from ppo_engine.envs.vector import make_vector_environment
 from ppo_engine.random import environment_seeds
 from ppo_engine.spec import EnvSpec, TrainingSpec
@@ -20,8 +22,9 @@ def warm() -> None:
                     "total_timesteps": 8,
                     "n_steps": 4,
                     "batch_size": 4,
-                    "n_epochs": 1,
+                    "n_epochs": 2,
                     "normalize_advantage": mode,
+                    "recompute_advantages": True,
                 },
                 "backend": "fused",
                 "seed": 0,
@@ -35,12 +38,16 @@ def warm() -> None:
 
 
 def _replay() -> None:
-    """Takes an environment that was stepped from Python on to its compiled form."""
+    """Takes an environment that was stepped from Python on to its compiled form, and steps that from Python too.
+
+    Evaluations step compiled environments from Python, trainings from within a compiled loop.
+    """
     sync = EnvSpec(id="CartPole-v1", n_envs=1, vectorization="sync")
     stepped = make_vector_environment(sync, environment_seeds(0, 1))
     stepped.reset()
     batched = make_vector_environment(sync.model_copy(update={"vectorization": "batched"}), environment_seeds(0, 1))
     batched.restore(stepped.state())
+    batched.step(np.zeros((1, 1), np.int64))
     for environment in (stepped, batched):
         environment.close()
 

@@ -52,6 +52,7 @@ def insert_checkpoint(
     files: Sequence[CheckpointFile],
     fingerprint: Mapping[str, JsonValue],
     final: bool,
+    evaluated: bool = True,
 ) -> None:
     """Makes a stored checkpoint visible, and writes its ledger event; the same id again changes nothing.
 
@@ -59,6 +60,7 @@ def insert_checkpoint(
         key: of its files, which are stored already.
         fingerprint: what a later attempt compares its machine with.
         final: whether training ended with it.
+        evaluated: whether `eval/…` in the metrics is of this very policy; else it is no score of it.
 
     Raises:
         LeaseLost: the attempt no longer owns the job.
@@ -77,7 +79,7 @@ def insert_checkpoint(
             iteration=iteration,
             timesteps=timesteps,
             metrics=metrics,
-            score=metrics.get(score_metric(row.resolved_spec)),
+            score=_score(metrics, score_metric(row.resolved_spec), evaluated=evaluated),
             resume=resume,
             fingerprint=dict(fingerprint),
             final=final,
@@ -97,6 +99,10 @@ def score_metric(resolved_spec: dict[str, Any]) -> str:
     """What makes a checkpoint of this job better than another: evaluation where there is any, else training returns."""
     is_evaluated = resolved_spec["evaluation"]["every_timesteps"] is not None
     return "eval/mean_reward" if is_evaluated else "rollout/ep_rew_mean"
+
+
+def _score(metrics: Mapping[str, float], metric: str, *, evaluated: bool) -> float | None:
+    return metrics.get(metric) if evaluated or not metric.startswith("eval/") else None
 
 
 def resumable_checkpoints(
@@ -169,8 +175,10 @@ def delete_checkpoint(session: Session, tenant_id: str, id: str) -> str:
 
     Raises:
         CheckpointNotFound: there is none, or it is another tenant's.
-        CheckpointInUse: its job has not ended and would go on from it, or another job has yet to start from it.
+        CheckpointInUse: its job has not ended and would go on from it, another job has yet to start from it, or an
+            evaluation of it has not ended.
     """
+    session.execute(select(_checkpoints.c.id).where(_checkpoints.c.id == id).with_for_update())
     row = _row(session, tenant_id, id)
     status = JobStatus(row.job_status)
     if status not in TERMINAL and (row.final or id == row.latest_checkpoint_id):

@@ -20,7 +20,7 @@ from ppo_jobs.repository.ledger import Entry as Entry
 from ppo_jobs.repository.ledger import write_entries
 from ppo_jobs.repository.transitions import Reason as Reason
 from ppo_jobs.repository.transitions import page_of, storable_reason, transition
-from ppo_jobs.states import TERMINAL, AttemptOutcome, EventType, JobStatus, QueueName, ReasonCode
+from ppo_jobs.states import TERMINAL, AttemptOutcome, EventType, JobKind, JobStatus, QueueName, ReasonCode
 
 _jobs = tables.jobs
 _attempts = tables.attempts
@@ -40,11 +40,13 @@ class Claim:
     tenant_id: str
     job_id: str
     attempt: int
+    kind: JobKind
     queue: QueueName
     resolved_spec: dict[str, JsonValue]
     spec_version: int
     checkpoints: tuple[StoredCheckpoint, ...]
-    """To go on from, newest first; the last resort is the checkpoint of the job's parent."""
+    """To go on from, newest first; the last resort is the checkpoint of the job's parent. The only one of an
+    evaluation is what it evaluates."""
     train_seconds_before: float
     """Spent by earlier attempts."""
     max_attempts: int
@@ -119,6 +121,7 @@ def claim(session: Session, *, worker_id: str, queue: QueueName, lease_seconds: 
         tenant_id=row.tenant_id,
         job_id=row.id,
         attempt=row.attempt,
+        kind=JobKind(row.kind),
         queue=QueueName(row.queue),
         resolved_spec=row.resolved_spec,
         spec_version=row.spec_version,
@@ -213,6 +216,20 @@ def append(
     return int(row.last_seq)
 
 
+def bear_fruit(session: Session, job_id: str, attempt: int, count: int) -> None:
+    """Counts blocks of episodes, which a later attempt goes on behind, like checkpoints.
+
+    Raises:
+        LeaseLost: the attempt no longer owns the job.
+    """
+    _guarded(session, job_id, attempt, fruitless_attempts=0)
+    session.execute(
+        update(_attempts)
+        .where(_attempts.c.job_id == job_id, _attempts.c.number == attempt)
+        .values(new_checkpoints=_attempts.c.new_checkpoints + count)
+    )
+
+
 def finish(
     session: Session, job_id: str, attempt: int, *, status: JobStatus, outcome: AttemptOutcome, reason: Reason
 ) -> None:
@@ -231,8 +248,9 @@ def finish(
 def requeue(session: Session, job_id: str, attempt: int, *, outcome: AttemptOutcome, reason: Reason) -> JobStatus:
     """Ends the attempt and queues the job again, unless its user wants it cancelled or its attempts are used up.
 
-    A lost attempt without a new checkpoint was fruitless. `max_attempts` fruitless ones in a row fail the job; one that
-    made progress starts the count again, and a released one never counts.
+    A lost attempt without a new checkpoint, or of an evaluation without a new block of episodes, was fruitless.
+    `max_attempts` fruitless ones in a row fail the job; one that made progress starts the count again, and a released
+    one never counts.
 
     Returns: the job's status now: queued, cancelled or failed.
 
@@ -251,7 +269,7 @@ def requeue(session: Session, job_id: str, attempt: int, *, outcome: AttemptOutc
     if row.cancel_requested_at is not None:
         to, why = JobStatus.CANCELLED, Reason(ReasonCode.USER_REQUEST, "cancelled on request")
     elif was_fruitless and fruitless >= row.max_attempts:
-        to, why = JobStatus.FAILED, _exhausted(fruitless, reason)
+        to, why = JobStatus.FAILED, _exhausted(fruitless, JobKind(row.kind), reason)
     transition(session, *_owned(job_id, attempt), to=to, reason=why, values={"fruitless_attempts": fruitless})
     _end_attempt(session, job_id, attempt, outcome=outcome, reason=reason)
     return to
@@ -288,7 +306,7 @@ def queued_queues(session: Session, *, older_than_seconds: float) -> list[QueueN
 def training_events_after(
     session: Session, job_id: str, iteration: int
 ) -> dict[tuple[EventType, int], dict[str, JsonValue]]:
-    """The metrics and evaluations that the ledger has beyond an iteration and that no rewind took back."""
+    """The metrics, evaluations and diagnoses that the ledger has beyond an iteration and that no rewind took back."""
     events = tables.events
     rows = session.execute(
         select(events.c.type, events.c.iteration, events.c.data)
@@ -301,7 +319,7 @@ def training_events_after(
         kind = EventType(row.type)
         if kind is EventType.REWIND:
             found = {key: data for key, data in found.items() if key[1] <= row.data["to_iteration"]}
-        elif kind in {EventType.METRICS, EventType.EVALUATION}:
+        elif kind in {EventType.METRICS, EventType.EVALUATION, EventType.DIAGNOSIS}:
             found[kind, row.iteration] = row.data
     return found
 
@@ -333,11 +351,12 @@ def _end_attempt(session: Session, job_id: str, attempt: int, *, outcome: Attemp
     )
 
 
-def _exhausted(fruitless: int, last: Reason) -> Reason:
+def _exhausted(fruitless: int, kind: JobKind, last: Reason) -> Reason:
+    fruit = "a finished block of episodes" if kind is JobKind.EVALUATE else "a new checkpoint"
     times = "one attempt" if fruitless == 1 else f"{fruitless} attempts in a row"
     return Reason(
         ReasonCode.ATTEMPTS_EXHAUSTED,
-        f"{times} ended without a new checkpoint, the last one so: {last.message}",
+        f"{times} ended without {fruit}, the last one so: {last.message}",
         last.retryable,
     )
 

@@ -15,16 +15,19 @@ from ppo_jobs.states import EventType
 _events = tables.events
 
 
-def list_events(session: Session, tenant_id: str, job_id: str, *, after: int, limit: int) -> list[LedgerEvent]:
-    """At most `limit` events whose seq is greater than `after`, in order.
+def list_events(
+    session: Session, tenant_id: str, job_id: str, *, after: int, limit: int, kind: EventType | None = None
+) -> list[LedgerEvent]:
+    """At most `limit` events whose seq is greater than `after`, in order; of one kind, if it is given.
 
     Raises:
         JobNotFound: there is none, or it is another tenant's.
     """
     require_job(session, tenant_id, job_id)
-    query = (
-        select(_events).where(_events.c.job_id == job_id, _events.c.seq > after).order_by(_events.c.seq).limit(limit)
-    )
+    query = select(_events).where(_events.c.job_id == job_id, _events.c.seq > after)
+    if kind is not None:
+        query = query.where(_events.c.type == kind)
+    query = query.order_by(_events.c.seq).limit(limit)
     return [event_of(row) for row in session.execute(query)]
 
 

@@ -10,14 +10,14 @@ from sqlalchemy.orm import Session
 from ppo_engine.spec import SPEC_VERSION, TrainingSpec
 from ppo_jobs import tables
 from ppo_jobs.clock import later_of, now
-from ppo_jobs.errors import CheckpointInUse, InvalidTransition, JobNotFound, JobNotTerminal
+from ppo_jobs.errors import CheckpointInUse, GroupNotFound, InvalidTransition, JobNotFound, JobNotTerminal
 from ppo_jobs.ids import new_job_id
 from ppo_jobs.repository.queue_places import queue_places
 from ppo_jobs.repository.records import UNQUEUED, attempt_of, job_of
 from ppo_jobs.repository.retention import awaited_by_other_jobs
 from ppo_jobs.repository.transitions import Reason, transition, write_first_event
 from ppo_jobs.schemas import Attempt, Job, Page, Parent
-from ppo_jobs.states import TERMINAL, JobStatus, QueueName, ReasonCode
+from ppo_jobs.states import TERMINAL, JobKind, JobStatus, QueueName, ReasonCode
 
 _jobs = tables.jobs
 _checkpoints = tables.checkpoints
@@ -44,7 +44,7 @@ def insert_job(
         .values(
             id=new_job_id(),
             tenant_id=tenant_id,
-            kind="train",
+            kind=JobKind.TRAIN,
             name=resolved.name,
             metadata=dict(resolved.metadata),
             group_name=resolved.group,
@@ -94,7 +94,7 @@ def list_jobs(
     Args:
         after: the last job of the page before; it need not exist any more.
     """
-    query = select(_jobs).where(_jobs.c.tenant_id == tenant_id)
+    query = select(_jobs).where(_jobs.c.tenant_id == tenant_id, _jobs.c.kind == JobKind.TRAIN)
     if after is not None:
         query = query.where(_jobs.c.id < after)
     for column, wanted in (
@@ -146,12 +146,15 @@ def delete_job(session: Session, tenant_id: str, job_id: str) -> None:
     Raises:
         JobNotFound: there is none, or it is another tenant's.
         JobNotTerminal: it has not ended.
-        CheckpointInUse: another job has yet to start from one of its checkpoints.
+        CheckpointInUse: another job has yet to start from one of its checkpoints, or an evaluation of one has not
+            ended.
     """
     row = _row(session, tenant_id, job_id)
     if row.status not in TERMINAL:
         raise JobNotTerminal(job_id, JobStatus(row.status))
-    own = list(session.execute(select(_checkpoints.c.id).where(_checkpoints.c.job_id == job_id)).scalars())
+    own = list(
+        session.execute(select(_checkpoints.c.id).where(_checkpoints.c.job_id == job_id).with_for_update()).scalars()
+    )
     if awaited := awaited_by_other_jobs(session, own):
         raise CheckpointInUse(min(awaited))
     session.execute(delete(_jobs).where(_jobs.c.id == job_id))
@@ -164,8 +167,16 @@ def request_cancel(session: Session, tenant_id: str, job_id: str) -> Job:
         JobNotFound: there is none, or it is another tenant's.
         InvalidTransition: it has already ended otherwise.
     """
-    row = _row(session, tenant_id, job_id, lock=True)
-    status = JobStatus(row.status)
+    return _present(session, [withdraw(session, _row(session, tenant_id, job_id, lock=True))])[0]
+
+
+def withdraw(session: Session, row: Row[Any]) -> Row[Any]:
+    """The row of a job of any kind, which the caller has locked, once it is cancelled or asked to end.
+
+    Raises:
+        InvalidTransition: it has already ended otherwise.
+    """
+    job_id, status = row.id, JobStatus(row.status)
     if status in TERMINAL and status is not JobStatus.CANCELLED:
         raise InvalidTransition(status, JobStatus.CANCELLED)
     if status is JobStatus.RUNNING and row.cancel_requested_at is None:
@@ -187,7 +198,7 @@ def request_cancel(session: Session, tenant_id: str, job_id: str) -> Job:
         )
         assert cancelled is not None, "the row is locked, and both states may be cancelled"
         row = cancelled
-    return _present(session, [row])[0]
+    return row
 
 
 def list_attempts(session: Session, tenant_id: str, job_id: str) -> list[Attempt]:
@@ -208,6 +219,19 @@ def latest_seqs(session: Session, job_ids: Sequence[str]) -> dict[str, tuple[int
     return {row.id: (row.last_seq, JobStatus(row.status)) for row in session.execute(query)}
 
 
+def group_members(session: Session, tenant_id: str, group: str, *, limit: int) -> list[Job]:
+    """The jobs of a group, oldest first, `limit` at most.
+
+    Raises:
+        GroupNotFound: there are none.
+    """
+    mine = (_jobs.c.tenant_id == tenant_id, _jobs.c.group_name == group, _jobs.c.kind == JobKind.TRAIN)
+    rows = session.execute(select(_jobs).where(*mine).order_by(_jobs.c.id).limit(limit)).all()
+    if not rows:
+        raise GroupNotFound(group)
+    return [job_of(row) for row in rows]
+
+
 def require_job(session: Session, tenant_id: str, job_id: str) -> None:
     """
     Raises:
@@ -219,7 +243,7 @@ def require_job(session: Session, tenant_id: str, job_id: str) -> None:
 
 
 def _row(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -> Row[Any]:
-    query = select(_jobs).where(_jobs.c.tenant_id == tenant_id, _jobs.c.id == job_id)
+    query = select(_jobs).where(_jobs.c.tenant_id == tenant_id, _jobs.c.id == job_id, _jobs.c.kind == JobKind.TRAIN)
     row = session.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise JobNotFound(job_id)

@@ -45,12 +45,7 @@ def job_of(row: Row[Any], queue: QueuePlace = UNQUEUED) -> Job:
         best_checkpoint_id=row.best_checkpoint_id,
         final_checkpoint_id=row.final_checkpoint_id,
         parent=None if row.parent is None else Parent.model_validate(row.parent),
-        usage=Usage(
-            cpu_seconds=row.cpu_seconds,
-            gpu_seconds=row.gpu_seconds,
-            env_steps=row.env_steps,
-            storage_bytes=row.storage_bytes,
-        ),
+        usage=usage_of(row),
         last_seq=row.last_seq,
         created_at=utc(row.created_at),
         started_at=utc(row.started_at),
@@ -70,6 +65,15 @@ def _progress_of(row: Row[Any]) -> Progress:
         fps=row.fps,
         eta_seconds=left / row.fps if is_running and row.fps else None,
         last_iteration_at=utc(row.last_iteration_at),
+    )
+
+
+def usage_of(row: Row[Any]) -> Usage:
+    return Usage(
+        cpu_seconds=row.cpu_seconds,
+        gpu_seconds=row.gpu_seconds,
+        env_steps=row.env_steps,
+        storage_bytes=row.storage_bytes,
     )
 
 

@@ -16,17 +16,21 @@ NEWEST_FIRST = (_checkpoints.c.attempt.desc(), _checkpoints.c.iteration.desc(), 
 
 
 def expired_by_retention(session: Session, job_id: str) -> list[tuple[str, str]]:
-    """Ids and keys of the checkpoints that the job's `keep_last` and `keep_best` let go, oldest first.
+    """Locks the checkpoints of a job, and tells ids and keys of those that its retention lets go, oldest first.
 
-    Final and pinned ones stay, and those that another job has yet to start from.
+    Final and pinned ones stay, those that another job has yet to start from, and those whose evaluation has not ended.
     """
     spec = session.execute(select(_jobs.c.resolved_spec).where(_jobs.c.id == job_id)).scalar_one_or_none()
     if spec is None:
         return []
     keep = spec["checkpoints"]
     c = _checkpoints.c
+    # Locked before it is asked who awaits them: whoever is about to has the lock, or comes when they are gone.
     rows = session.execute(
-        select(c.id, c.key, c.score, c.final, c.pinned).where(c.job_id == job_id).order_by(*NEWEST_FIRST)
+        select(c.id, c.key, c.score, c.final, c.pinned)
+        .where(c.job_id == job_id)
+        .order_by(*NEWEST_FIRST)
+        .with_for_update()
     ).all()
     kept = {row.id for row in rows[: keep["keep_last"]]}
     kept |= {row.id for row in rows if row.final or row.pinned}
@@ -50,7 +54,7 @@ def garbage_keys(session: Session, keys: Sequence[str]) -> list[str]:
 
 
 def awaited_by_other_jobs(session: Session, ids: Sequence[str]) -> set[str]:
-    """Of these checkpoints, those that a job which has none of its own yet was told to start from."""
+    """Of these checkpoints, those that a job which has none of its own was told to start from, or to evaluate."""
     if not ids:
         return set()
     rows = session.execute(

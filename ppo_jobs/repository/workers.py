@@ -114,6 +114,13 @@ def environments(session: Session) -> list[EnvironmentDescription]:
     return [EnvironmentDescription.model_validate(description) for description in rows]
 
 
+def environment(session: Session, id: str) -> EnvironmentDescription | None:
+    """One entry of the catalogue; None where no worker ever told of it."""
+    query = select(_environments.c.description).where(_environments.c.id == id)
+    description = session.execute(query).scalar_one_or_none()
+    return None if description is None else EnvironmentDescription.model_validate(description)
+
+
 def _publish(session: Session, environment: EnvironmentDescription, *, worker_id: str) -> None:
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     new = dialect.insert(_environments).values(

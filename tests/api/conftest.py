@@ -62,6 +62,10 @@ def serving_process(settings: Settings, *, graceful_seconds: int) -> Iterator[tu
             process.kill()
 
 
+PATIENCE_SECONDS = 60.0
+"""httpx gives up after 5, which a machine with other work to do may need for a request."""
+
+
 @pytest.fixture
 def server_url(settings: Settings, database: Database) -> Iterator[str]:
     deployment.register(database)
@@ -72,7 +76,8 @@ def server_url(settings: Settings, database: Database) -> Iterator[str]:
 @pytest.fixture
 def client(server_url: str, api_key: str) -> Iterator[httpx.Client]:
     """Whom the tenant of the test trusts."""
-    with httpx.Client(base_url=server_url, headers={"Authorization": f"Bearer {api_key}"}, trust_env=False) as client:
+    headers = {"Authorization": f"Bearer {api_key}"}
+    with httpx.Client(base_url=server_url, headers=headers, trust_env=False, timeout=PATIENCE_SECONDS) as client:
         yield client
 
 
@@ -81,7 +86,8 @@ def stranger(server_url: str, database: Database) -> Iterator[httpx.Client]:
     """A valid client of another tenant."""
     with database.write() as session:
         key = create_api_key(session, create_tenant(session, "stranger"), name="other")
-    with httpx.Client(base_url=server_url, headers={"Authorization": f"Bearer {key}"}, trust_env=False) as client:
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=server_url, headers=headers, trust_env=False, timeout=PATIENCE_SECONDS) as client:
         yield client
 
 

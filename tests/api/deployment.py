@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from ppo_engine.spec import EnvironmentDescription, TrainingSpec
+from ppo_engine.spec import EnvironmentDescription, EnvSpec, EvaluationPlan, TrainingSpec
 from ppo_jobs.artifacts import LocalArtifacts, artifact_key
 from ppo_jobs.database import Database
 from ppo_jobs.ids import new_checkpoint_id
-from ppo_jobs.repository import checkpoints, claims, jobs, workers
+from ppo_jobs.repository import checkpoints, claims, evaluations, jobs, workers
 from ppo_jobs.schemas import CheckpointFile
 from ppo_jobs.states import AttemptOutcome, EventType, JobStatus, QueueName
 
@@ -73,6 +74,56 @@ def insert(database: Database, tenant: str, *, total_timesteps: int = 1000) -> s
     with database.write() as session:
         resolved = TrainingSpec.model_validate(spec)
         return jobs.insert_job(session, tenant, spec=spec, resolved=resolved, wants=QueueName.CPU).id
+
+
+def trained(
+    database: Database,
+    tenant: str,
+    *,
+    seed: int,
+    score: float | None,
+    group: str | None = None,
+    env: dict[str, Any] | None = None,
+    status: JobStatus = JobStatus.SUCCEEDED,
+) -> str:
+    """The id of a job that has ended with this mean return of training."""
+    spec = {"env": env or {"id": "CartPole-v1"}, "group": group, "seed": seed}
+    with database.write() as session:
+        resolved = TrainingSpec.model_validate(spec)
+        job_id = jobs.insert_job(session, tenant, spec=spec, resolved=resolved, wants=QueueName.CPU).id
+    assert start(database) == job_id
+    if score is not None:
+        data = {"iteration": 1, "timesteps": 10, "metrics": {"rollout/ep_rew_mean": score}}
+        with database.write() as session:
+            claims.append(session, job_id, 1, [claims.Entry(EventType.METRICS, 1, data)])
+    finish(database, job_id, status)
+    return job_id
+
+
+def evaluate(database: Database, tenant: str, checkpoint_id: str, *, n_episodes: int = 4) -> str:
+    """A queued evaluation's id."""
+    plan = EvaluationPlan(env=EnvSpec(id="CartPole-v1"), n_episodes=n_episodes, seed=1, block_episodes=2)
+    with database.write() as session:
+        return evaluations.insert_evaluation(session, tenant, checkpoint_id, spec={}, plan=plan, wants=QueueName.CPU).id
+
+
+def play(database: Database, evaluation_id: str, returns: Sequence[float]) -> None:
+    """As a worker leaves the first queued evaluation: its episodes, by twos, and what they came to."""
+    with database.write() as session:
+        claim = claims.claim(session, worker_id="worker-1", queue=QueueName.CPU, lease_seconds=60)
+        assert claim is not None and claim.job_id == evaluation_id
+        for block in range(0, len(returns), 2):
+            number = block // 2 + 1
+            data = {"iteration": number, "timesteps": 10 * number, "metrics": {}}
+            data |= {"returns": list(returns[block : block + 2]), "lengths": [5, 5]}
+            claims.append(session, *claim.key, [claims.Entry(EventType.EVALUATION, number, data)])
+        mean = sum(returns) / len(returns)
+        result = {"n_episodes": len(returns), "mean_reward": mean, "ci95": [mean - 1, mean + 1], "iqm_reward": mean}
+        result |= {"iqm_ci95": None, "std_reward": 0.0, "mean_length": 5.0}
+        evaluations.set_result(session, *claim.key, result)
+        reason = claims.Reason("episodes_played", "played them all")
+        status, outcome = JobStatus.SUCCEEDED, AttemptOutcome.SUCCEEDED
+        claims.finish(session, *claim.key, status=status, outcome=outcome, reason=reason)
 
 
 def start(database: Database) -> str:

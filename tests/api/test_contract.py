@@ -19,8 +19,14 @@ def configuration(database, tenant, artifacts, tmp_path) -> Path:
     (tmp_path / "files" / "policy.json").write_text('{"format": 1}')
     checkpoint_id = deployment.store(database, artifacts, job_id, tmp_path / "files")
     deployment.finish(database, job_id)
+    evaluation_id = deployment.evaluate(database, tenant, checkpoint_id)
     path = tmp_path / "schemathesis.toml"
-    names = {"path.job_id": job_id, "path.checkpoint_id": checkpoint_id, "path.name": "policy.json"}
+    names = {
+        "path.job_id": job_id,
+        "path.checkpoint_id": checkpoint_id,
+        "path.evaluation_id": evaluation_id,
+        "path.name": "policy.json",
+    }
     path.write_text("[parameters]\n" + "".join(f'"{name}" = "{value}"\n' for name, value in names.items()))
     return path
 
@@ -36,4 +42,4 @@ def test_generated_requests_find_no_failure_and_no_undocumented_answer(configura
     ]
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=configuration.parent)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
-    assert "Tested: 23" in run.stdout
+    assert "Tested: 29" in run.stdout

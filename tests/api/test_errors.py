@@ -43,6 +43,14 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> dict:
         ({"env": CARTPOLE, "ppo": {"learning_rate": "fast"}}, ["/ppo/learning_rate"]),
         ({"env": CARTPOLE, "ppo": {"learning_rate": {"initial": -1}}}, ["/ppo/learning_rate/initial"]),
         ({"env": CARTPOLE, "ppo": {"learning_rate": {}}}, ["/ppo/learning_rate/initial"]),
+        (
+            {"env": CARTPOLE, "ppo": {"learning_rate": {"kind": "kl_adaptive", "target_kl": -1}}},
+            ["/ppo/learning_rate/target_kl"],
+        ),
+        (
+            {"env": CARTPOLE, "ppo": {"learning_rate": {"kind": "cosine", "initial": -1}}},
+            ["/ppo/learning_rate"],
+        ),
         ({"env": CARTPOLE, "metadata": {"a/b~c": 1}}, ["/metadata/a~1b~0c"]),
         ({"env": {"id": "os:x"}}, ["/env/id"]),
         ({"env": {"id": "../x"}}, ["/env/id"]),

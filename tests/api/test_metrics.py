@@ -7,8 +7,10 @@ import json
 import pytest
 
 from api.negotiation import preferred
-from ppo_engine.presets import presets
-from ppo_jobs.repository import logs
+from ppo_engine.presets import family_presets, presets
+from ppo_engine.spec import EnvironmentDescription
+from ppo_jobs.repository import logs, workers
+from ppo_jobs.states import QueueName
 from tests.api import deployment
 
 
@@ -112,9 +114,35 @@ def test_the_catalogue_tells_what_can_be_trained_and_which_presets_there_are(cli
     assert environments["CartPole-v1"]["preset"] and not environments["Sequences-v0"]["supported"]
     told = {one["env_id"]: one for one in client.get("/v1/presets").json()["data"]}
     assert {env_id: one["spec"] for env_id, one in told.items()} == {
-        env_id: preset.spec for env_id, preset in presets().items()
+        preset.env_id: preset.spec for preset in (*presets().values(), *family_presets())
     }
     assert told["CartPole-v1"]["source"]
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Sequences-v0"])
+def test_one_environment_is_read_by_its_id(client, env_id):
+    listed = {one["id"]: one for one in client.get("/v1/environments").json()["data"]}
+    answer = client.get(f"/v1/environments/{env_id}")
+    assert answer.status_code == 200 and answer.json() == listed[env_id]
+    assert answer.json()["resume"] == "exact" and answer.json()["kwargs_schema"]["type"] == "object"
+
+
+@pytest.mark.parametrize("path", ["two/Segments-v0", "two%2FSegments-v0"])
+def test_an_id_of_two_segments_is_read_too(client, database, path):
+    listed = client.get("/v1/environments/CartPole-v1").json()
+    described = EnvironmentDescription(**{**listed, "id": "two/Segments-v0"})
+    with database.write() as session:
+        workers.register_worker(
+            session, id="w", host="h", queue=QueueName.CPU, slots=1, devices=[], versions={}, environments=[described]
+        )
+    assert client.get(f"/v1/environments/{path}").json() == {**listed, "id": "two/Segments-v0", "preset": False}
+
+
+@pytest.mark.parametrize("env_id", ["Nope-v0", "CartPole", "ALE/Pong-v5", "cartpole-v1", "CartPole-v1/", "a/b/c"])
+def test_an_environment_that_nobody_knows_is_a_problem(client, env_id):
+    answer = client.get(f"/v1/environments/{env_id}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "environment_not_found")
+    assert answer.headers["content-type"] == "application/problem+json"
 
 
 def test_workers_are_listed_with_their_free_slots(client, job_id):

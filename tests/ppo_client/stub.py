@@ -11,7 +11,7 @@ from threading import Thread
 from urllib.parse import parse_qsl, urlsplit
 
 from ppo_client import RetryPolicy
-from ppo_jobs.schemas import Job, LedgerEvent, Progress, QueuePlace, Usage
+from ppo_jobs.schemas import Job, LedgerEvent, Page, Progress, QueuePlace, Usage
 from ppo_jobs.states import EventType, JobStatus, QueueName
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -181,10 +181,18 @@ def ledger(length: int) -> list[LedgerEvent]:
         metrics = {"rollout/ep_rew_mean": 10.0 * iteration, "time/fps": 100.0}
         data.append((EventType.METRICS, {"iteration": iteration, "timesteps": 100 * iteration, "metrics": metrics}))
     data.append((EventType.STATUS, {"status": "succeeded"}))
-    return [
-        LedgerEvent.model_validate({"seq": seq, "type": type_, "attempt": 1, "created_at": MOMENT, "data": content})
-        for seq, (type_, content) in enumerate(data[:length], start=1)
-    ]
+    return [an_event(seq, type_, content) for seq, (type_, content) in enumerate(data[:length], start=1)]
+
+
+def an_event(seq: int, type_: EventType, data: Mapping[str, object]) -> LedgerEvent:
+    return LedgerEvent.model_validate({"seq": seq, "type": type_, "attempt": 1, "created_at": MOMENT, "data": data})
+
+
+def events_page(*events: LedgerEvent) -> Answer:
+    """The events as the one page of a list."""
+    first, last = (str(events[0].seq), str(events[-1].seq)) if events else (None, None)
+    page = Page[LedgerEvent](data=list(events), has_more=False, first_id=first, last_id=last)
+    return as_json(page.model_dump(mode="json"))
 
 
 def as_events(events: Iterable[LedgerEvent], *, is_ended: bool = False) -> Answer:

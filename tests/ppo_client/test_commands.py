@@ -11,15 +11,17 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ppo_client.cli.root import ppo
-from ppo_jobs.schemas import Attempt, Job, LogChunk, MetricsTable, Page, StatusReason
-from ppo_jobs.states import AttemptOutcome, JobStatus
+from ppo_jobs.schemas import Attempt, Environment, Job, LogChunk, MetricsTable, Page, StatusReason
+from ppo_jobs.states import AttemptOutcome, EventType, JobStatus
 from tests.ppo_client.stub import (
     MOMENT,
     Answer,
     Request,
     a_job,
+    an_event,
     as_events,
     as_json,
+    events_page,
     in_turn,
     job_answer,
     ledger,
@@ -350,11 +352,16 @@ def test_show_tells_a_job_in_full(command: Command) -> None:
         metadata={"team": "a"},
         status_reason=RAISED,
     )
+    finding = {"code": "kl_high", "message": "the KL is high", "spec_patch": {"ppo": {"target_kl": 0.03}}}
+    diagnosis = an_event(5, EventType.DIAGNOSIS, {"iteration": 4, "timesteps": 400, "findings": [finding]})
 
     def reply(request: Request) -> Answer:
         if request.path.endswith("/attempts"):
             page = Page[Attempt](data=[attempt], has_more=False, first_id="1", last_id="1")
             return as_json(page.model_dump(mode="json"))
+        if request.path.endswith("/events"):
+            assert request.query["type"] == "diagnosis"
+            return events_page(diagnosis)
         return job_answer(job)
 
     facts = dict(line.split(maxsplit=1) for line in command("show", "job_1", reply=reply).stdout.splitlines())
@@ -363,6 +370,7 @@ def test_show_tells_a_job_in_full(command: Command) -> None:
     assert facts["attempts"] == "1. lost on w1: CartPole-v1 raised in step 7"
     assert facts["reason"] == "CartPole-v1 raised in step 7 (env_error)"
     assert "boom" not in facts
+    assert facts["diagnosis"] == "iteration 4: the KL is high. Try --set 'ppo.target_kl=0.03'"
     assert facts["metadata"] == "team = a"
     assert facts["seed"] == "7"
     assert facts["next"] == "ppo watch job_1"
@@ -380,3 +388,34 @@ def test_a_group_is_cancelled_as_far_as_it_is_open(command: Command) -> None:
     result = command("cancel", "--group", "g", reply=reply)
     assert cancelled == ["/v1/jobs/job_2/cancel"]
     assert result.stdout == "job_1 will stop after its present iteration.\n"
+
+
+def catalogue_page(*environments: Environment) -> Answer:
+    page = Page[Environment](data=list(environments), has_more=False, first_id=None, last_id=None)
+    return as_json(page.model_dump(mode="json"))
+
+
+PENDULUM = Environment(
+    id="Pendulum-v1",
+    origin="gymnasium 1.4.0",
+    supported=True,
+    observation_space={"type": "Box", "shape": [3]},
+    action_space={"type": "Box", "shape": [1]},
+    observation_size=3,
+    action_size=1,
+    max_episode_steps=200,
+    kwargs_schema={"type": "object", "properties": {"g": {"type": "number", "default": 10.0}}},
+    preset=True,
+)
+
+
+def test_an_environments_id_shows_all_that_is_known_of_it_and_a_part_of_it_lists(command: Command) -> None:
+    catalogue = catalogue_page(PENDULUM, PENDULUM.model_copy(update={"id": "Pendulum-v10"}))
+    sheet = command("environments", "Pendulum-v1", reply=in_turn(catalogue))
+    assert sheet.exit_code == 0, sheet.output
+    assert "arguments    g: number, by default 10.0" in sheet.stdout.splitlines()
+    assert sheet.stdout.count("Pendulum-v1") == 1
+    table = command("environments", "pendulum-v1", reply=in_turn(catalogue))
+    assert table.stdout.count("Pendulum-v1") == 2
+    told = json.loads(command("environments", "Pendulum-v1", "--json", reply=in_turn(catalogue)).stdout)
+    assert told["id"] == "Pendulum-v1" and told["resume"] == "exact"

@@ -109,6 +109,10 @@ def test_a_wrong_key_and_no_key_are_not_authorised(
 def test_catalogue_presets_workers_and_health_are_typed(client: Client) -> None:
     environments = {environment.id: environment for environment in client.environments()}
     assert environments["CartPole-v1"].observation_size == 4
+    assert client.environment("CartPole-v1") == environments["CartPole-v1"]
+    for unknown in ("CartPole", "ALE/Pong-v5", "../workers", ""):
+        with pytest.raises(NotFound):
+            client.environment(unknown)
     assert "CartPole-v1" in {preset.env_id for preset in client.presets()}
     assert [(worker.id, worker.slots) for worker in client.workers()] == [("worker-1", 2)]
     assert client.health().status == "ok"
@@ -172,6 +176,13 @@ def test_metrics_come_as_columns_of_the_keys_that_are_asked_for(database: Databa
         "rollout/ep_rew_mean",
     }
     assert len(running.metrics(max_points=3).columns["iteration"]) == 3
+
+
+def test_events_of_one_type_are_asked_for(database: Database, running: JobHandle) -> None:
+    deployment.append(database, running.id, range(1, 3))
+    assert [event.type for event in running.events()] == [EventType.STATUS] * 2 + [EventType.METRICS] * 2
+    assert [event.seq for event in running.events(type=EventType.METRICS, page_size=1)] == [3, 4]
+    assert list(running.events(type=EventType.DIAGNOSIS)) == []
 
 
 def test_a_checkpoint_is_downloaded_and_goes_on_where_it_broke(

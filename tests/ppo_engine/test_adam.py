@@ -14,6 +14,7 @@ def test_the_first_step_in_numbers() -> None:
     assert parameters.tolist() == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.law("T17")
 def test_the_flat_optimiser_equals_torch_bit_for_bit() -> None:
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(501, generator=generator)
@@ -33,6 +34,7 @@ def test_the_flat_optimiser_equals_torch_bit_for_bit() -> None:
     assert torch.equal(adam.v, reference.state[theirs]["exp_avg_sq"])
 
 
+@pytest.mark.law("T17")
 def test_gradients_are_scaled_by_one_norm_over_all_parameters() -> None:
     gradients = torch.tensor([3.0, 4.0])
     assert clip_gradients(gradients, 0.5).item() == 5.0

@@ -25,6 +25,7 @@ def brute_force(rewards, values, next_values, terminated, done, *, gamma: float,
     return advantages
 
 
+@pytest.mark.law("T3")
 @pytest.mark.parametrize(("T", "N"), [(1, 1), (1, 5), (7, 1), (23, 4)])
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.9, 1.0])
 def test_advantages_equal_the_double_sum_over_random_episodes(T: int, N: int, gae_lambda: float) -> None:
@@ -48,6 +49,7 @@ def estimate(rewards, values, next_values, terminated, truncated, *, gamma, gae_
     return [float(x) for x in advantages[:, 0]]
 
 
+@pytest.mark.law("T3")
 def test_three_steps_worked_by_hand() -> None:
     """γ = ½, λ = ½. δ = (1 + ½·4 - 2, 2 + ½·6 - 4, 3 + ½·8 - 6) = (1, 1, 1); A₂ = 1, A₁ = 1 + ¼, A₀ = 1 + ¼·1.25."""
     never = [False] * 3
@@ -61,6 +63,7 @@ def test_termination_stops_bootstrap_and_sum() -> None:
     assert advantages == [1 + 0.25 * -2, -2.0, 1.0]
 
 
+@pytest.mark.law("G12")
 def test_truncation_bootstraps_from_the_final_observation_and_stops_the_sum() -> None:
     """Step 1 is cut off where V is 6, not at the next episode's value 6 → δ₁ = 2 + ½·10 - 4 = 3."""
     advantages = estimate(
@@ -69,11 +72,13 @@ def test_truncation_bootstraps_from_the_final_observation_and_stops_the_sum() ->
     assert advantages == [1 + 0.25 * 3, 3.0, 1.0]
 
 
+@pytest.mark.law("T4")
 def test_a_step_that_both_terminates_and_is_truncated_does_not_bootstrap() -> None:
     both = estimate([2.0], [4.0], [10.0], [True], [True], gamma=0.5, gae_lambda=0.5)
     assert both == [2.0 - 4.0]
 
 
+@pytest.mark.law("T3")
 def test_lambda_zero_gives_the_td_error_and_lambda_one_the_monte_carlo_return() -> None:
     """γ = ½: TD errors are 1 each as above; the return from step 0 is 1 + ½·2 + ¼·3 + ⅛·8 = 3.75, minus V = 2."""
     never = [False] * 3
@@ -81,6 +86,7 @@ def test_lambda_zero_gives_the_td_error_and_lambda_one_the_monte_carlo_return() 
     assert estimate([1, 2, 3], [2, 4, 6], [4, 6, 8], never, never, gamma=0.5, gae_lambda=1.0)[0] == 1.75
 
 
+@pytest.mark.law("T4")
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.95, 1.0])
 def test_time_limited_constant_reward_has_the_value_of_the_unlimited_task(gae_lambda: float) -> None:
     """r = 1, γ = 0.99 for ever is worth 100. Episodes of 10 steps, cut off, must not pull V away from it.
@@ -106,6 +112,7 @@ def test_time_limited_constant_reward_has_the_value_of_the_unlimited_task(gae_la
     assert value == pytest.approx(100.0, rel=1e-6)
 
 
+@pytest.mark.law("T9")
 def test_normalized_advantages_in_numbers() -> None:
     """1, 2, 3, 6 have mean 3 and deviation √((4 + 1 + 0 + 9) / 3) over n - 1."""
     normalized = normalized_advantages(torch.tensor([1.0, 2.0, 3.0, 6.0]))
@@ -113,16 +120,19 @@ def test_normalized_advantages_in_numbers() -> None:
     assert normalized.tolist() == pytest.approx([-2 / deviation, -1 / deviation, 0.0, 3 / deviation], abs=1e-6)
 
 
+@pytest.mark.law("T9")
 def test_a_single_advantage_stays_as_it_is() -> None:
     assert normalized_advantages(torch.tensor([3.5])).tolist() == [3.5]
 
 
+@pytest.mark.law("T9")
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1000.1, -1e6])
 def test_equal_advantages_become_zero(constant: float) -> None:
     normalized = normalized_advantages(torch.full((63,), constant))
     assert normalized.tolist() == pytest.approx([0.0] * 63, abs=1e-3)
 
 
+@pytest.mark.law("T9")
 def test_masked_advantages_do_not_count() -> None:
     mask = torch.tensor([True, True, False, True, True])
     masked = normalized_advantages(torch.tensor([1.0, 2.0, 1e6, 3.0, 6.0]), mask)

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ppo_engine.distributions import (
-    Bernoulli,
-    DiagonalGaussian,
-    MultiCategorical,
+from ppo_engine.distributions import Bernoulli, DiagonalGaussian, MultiCategorical
+from ppo_engine.distributions.densities import (
     bernoulli,
     categorical,
     gaussian,
@@ -46,6 +44,7 @@ def test_the_last_choice_takes_what_rounding_leaves_of_the_cumulative_distributi
     assert sample_categorical(logits, torch.tensor([1 - 2**-24])).tolist() == [6]
 
 
+@pytest.mark.law("T13")
 def test_bernoulli_sums_independent_bits_in_numbers() -> None:
     """Logits log 3 and 0 are probabilities 3/4 and 1/2."""
     log_probs, entropies = bernoulli(torch.tensor([[math.log(3.0), 0.0]]), torch.tensor([[1, 0]]))
@@ -63,6 +62,7 @@ def test_bernoulli_stays_finite_for_enormous_logits() -> None:
     assert logits.grad is not None and torch.isfinite(logits.grad).all()
 
 
+@pytest.mark.law("T11")
 def test_gaussian_log_density_is_summed_over_dimensions_in_numbers() -> None:
     """σ = (1, 2), z = (1, -0.5): -½(1 + ¼) - log 2 - log 2π."""
     log_std = torch.tensor([0.0, math.log(2.0)])
@@ -79,6 +79,7 @@ def test_gaussian_density_integrates_to_one_and_its_entropy_is_the_integral_of_s
     assert float(-(log_density.exp() * log_density).sum() * step) == pytest.approx(float(entropies[0]), abs=1e-9)
 
 
+@pytest.mark.law("T13")
 def test_multi_categorical_splits_its_logits_by_head_sizes_and_sums_the_heads() -> None:
     """Heads of 2 and 3 choices: (1/4, 3/4) and (1/8, 2/8, 5/8)."""
     heads = MultiCategorical((2, 3))
@@ -129,6 +130,7 @@ def test_the_log_slope_of_tanh_in_numbers() -> None:
     assert log_slope_of_tanh(u).tolist() == pytest.approx([0, math.log(16 / 25), math.log(16 / 25), far, far], abs=1e-6)
 
 
+@pytest.mark.law("T12")
 def test_squashed_log_densities_are_those_of_the_definition_in_float64() -> None:
     """log N(u) - Σ log(1 - tanh² u), which float64 can compute as it stands for |u| < 6."""
     draw = np.random.default_rng(0)
@@ -150,11 +152,13 @@ def surprise(mean: float, log_std: float) -> tuple[float, float]:
     return float(log_density.exp().sum() * width), float(-(log_density.exp() * log_density).sum() * width)
 
 
+@pytest.mark.law("T12")
 @pytest.mark.parametrize(("mean", "log_std"), [(0.0, 0.0), (0.7, -0.5), (-1.5, 0.3)])
 def test_squashed_density_integrates_to_one_over_the_actions(mean: float, log_std: float) -> None:
     assert surprise(mean, log_std)[0] == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.law("T12")
 def test_squashed_densities_are_finite_where_tanh_is_one_and_so_are_their_gradients() -> None:
     """At u = ±20 under N(0, 1): -200 - ½ log 2π - (log 4 - 40); moving the mean there changes log N by ±20."""
     mean, log_std = torch.zeros(2, 1, requires_grad=True), torch.zeros(1, requires_grad=True)

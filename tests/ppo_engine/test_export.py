@@ -11,24 +11,25 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from ppo_engine.actions import ActionManifest, environment_actions
 from ppo_engine.bundle import (
-    ActionManifest,
     EnvironmentManifest,
     LayerManifest,
     NormalizerManifest,
     PolicyManifest,
-    environment_actions,
     load_policy,
 )
 from ppo_engine.errors import CheckpointCorrupt
-from ppo_engine.export import BUNDLE_FILES, environment_manifest, spec_sha256, write_bundle
+from ppo_engine.export import BUNDLE_FILES, Example, environment_manifest, spec_sha256, write_bundle
 from ppo_engine.presets import resolve
 from ppo_engine.spec import TrainingSpec
 from ppo_engine.trainer import Trainer
 from tests.environments import add_plugin
+from tests.ppo_engine.trainings import run, spec_of
 
 SPACES = {
     "discrete": ActionManifest(kind="discrete", sizes=(3,), shape=(), dtype="int64", start=(-1,)),
@@ -90,7 +91,7 @@ def write_policy(
 def write_whole_bundle(directory: Path, space: ActionManifest, **options: Any) -> NDArray[np.float32]:
     manifest, observations = write_policy(directory, space, **options)
     actions = load_policy(directory).act(observations)
-    write_bundle(directory, manifest, observations=observations, actions=actions)
+    write_bundle(directory, manifest, examples=[Example(observations, actions)])
     return observations
 
 
@@ -142,7 +143,7 @@ def test_a_policy_that_acts_otherwise_than_its_files_is_refused(tmp_path: Path) 
     manifest, observations = write_policy(tmp_path, SPACES["discrete"])
     wrong = (load_policy(tmp_path).act(observations) + 1) % 3
     with pytest.raises(CheckpointCorrupt, match="acts otherwise"):
-        write_bundle(tmp_path, manifest, observations=observations, actions=wrong)
+        write_bundle(tmp_path, manifest, examples=[Example(observations, wrong)])
     assert not (tmp_path / "policy.onnx").exists()
 
 
@@ -224,7 +225,7 @@ def test_a_squashing_policy_that_acts_otherwise_than_its_files_is_refused(tmp_pa
     manifest, observations = write_policy(tmp_path, SPACES["squashed"])
     heads = load_policy(tmp_path).heads(observations)
     with pytest.raises(CheckpointCorrupt, match="acts otherwise"):
-        write_bundle(tmp_path, manifest, observations=observations, actions=heads)
+        write_bundle(tmp_path, manifest, examples=[Example(observations, heads)])
 
 
 def test_sampling_without_a_generator_is_refused(tmp_path: Path) -> None:
@@ -251,7 +252,7 @@ def test_a_truncated_bundle_says_that_it_is_damaged(tmp_path: Path) -> None:
 
 def test_a_bundle_of_a_later_format_is_refused(tmp_path: Path) -> None:
     manifest, _ = write_policy(tmp_path, SPACES["box"])
-    (tmp_path / "policy.json").write_text(manifest.model_dump_json().replace('"format":1', '"format":2'))
+    (tmp_path / "policy.json").write_text(manifest.model_dump_json().replace('"format":1', '"format":3'))
     with pytest.raises(ValueError, match="format"):
         load_policy(tmp_path)
 
@@ -274,33 +275,41 @@ def test_the_spec_hash_counts_what_trains_and_not_how_it_is_labelled() -> None:
     assert len({named(), named(seed=2), named(ppo={"gamma": 0.5}), named(policy={"hidden_sizes": [8]})}) == 4
 
 
+def test_the_spec_hash_counts_a_younger_field_only_where_it_is_not_its_default() -> None:
+    def named(**policy: Any) -> str:
+        return spec_sha256(TrainingSpec.model_validate({"env": {"id": "Pendulum-v1"}, "seed": 1, "policy": policy}))
+
+    assert named() == named(squash_output=False) != named(squash_output=True)
+
+
 def test_the_manifest_keeps_what_rebuilds_the_environment() -> None:
     spec = TrainingSpec.model_validate({"env": {"id": "Foo-v0", "kwargs": {"x": 1}, "max_episode_steps": 9}})
     assert environment_manifest(spec) == EnvironmentManifest(id="Foo-v0", kwargs={"x": 1}, max_episode_steps=9)
 
 
 @pytest.mark.parametrize(
-    ("env_id", "squash_output"),
+    ("env_id", "policy_spec"),
     [
-        ("CartPole-v1", False),
-        ("Pendulum-v1", False),
-        ("Pendulum-v1", True),
-        ("test/MatrixAction-v0", False),
-        ("test/MultiBinaryAction-v0", False),
-        ("test/OffsetAction-v0", False),
-        ("test/MatrixBoxAction-v0", False),
-        ("test/AsymmetricAction-v0", False),
-        ("test/AsymmetricAction-v0", True),
-        ("test/DictObservation-v0", False),
+        ("CartPole-v1", {}),
+        ("Pendulum-v1", {}),
+        ("Pendulum-v1", {"squash_output": True}),
+        ("Pendulum-v1", {"use_sde": True, "log_std_init": -1.0}),
+        ("Pendulum-v1", {"state_dependent_std": True, "squash_output": True}),
+        ("test/MatrixAction-v0", {}),
+        ("test/MultiBinaryAction-v0", {}),
+        ("test/OffsetAction-v0", {}),
+        ("test/MatrixBoxAction-v0", {}),
+        ("test/AsymmetricAction-v0", {}),
+        ("test/AsymmetricAction-v0", {"squash_output": True}),
+        ("test/DictObservation-v0", {}),
     ],
 )
 def test_a_trained_policy_acts_the_same_in_the_trainer_in_numpy_and_in_onnx(
-    env_id: str, squash_output: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    env_id: str, policy_spec: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_plugin(monkeypatch)
     ppo = {"total_timesteps": 64, "n_steps": 16, "batch_size": 32, "n_epochs": 2}
     env = {"id": env_id, "n_envs": 4}
-    policy_spec = {"squash_output": squash_output}
     body = {"preset": "default", "env": env, "policy": policy_spec, "ppo": ppo, "seed": 2}
     trainer = Trainer(TrainingSpec.model_validate(body))
     list(trainer.iterations())
@@ -316,3 +325,22 @@ def test_a_trained_policy_acts_the_same_in_the_trainer_in_numpy_and_in_onnx(
     rows = trainer.act(observations)
     expected = environment_actions(rows, policy.manifest.action_space)
     np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy_spec", [{"use_sde": True, "log_std_init": -1.0}, {"state_dependent_std": True}, {}])
+def test_a_bundle_draws_its_samples_with_the_deviations_of_the_trained_policy(
+    policy_spec: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer = Trainer(spec_of("Pendulum-v1", policy=policy_spec))
+    run(trainer, 3)
+    trainer.save(tmp_path / "checkpoint")
+    observations = trainer._components.backend.collector.last_observations
+    policy, loaded = trainer._components.policy, load_policy(tmp_path / "checkpoint")
+    outputs, _ = policy(torch.from_numpy(trainer._components._normalized(observations)))
+    _, log_stds = policy.distribution.moments(outputs, policy.log_std)
+    expected = log_stds.detach().expand(4, 1).numpy()
+    np.testing.assert_allclose(loaded.log_stds(observations), expected, rtol=1e-4, atol=1e-5)
+    one = np.repeat(observations[:1], 20_000, axis=0)
+    samples = loaded.act(one, deterministic=False, generator=np.random.default_rng(0))
+    # three standard errors of a deviation are 3 σ/√40000 = 0.015 σ
+    assert samples.std() == pytest.approx(math.exp(expected[0, 0]), rel=0.015)

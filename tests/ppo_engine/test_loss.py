@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppo_engine.loss import LossTerms, Minibatch, mean, ppo_loss
+from ppo_engine.loss import LossTerms, mean, ppo_loss
+from ppo_engine.minibatch import Minibatch
 
 
 def batch_of(old_log_probs: Tensor, advantages: Tensor, *, old_values: Tensor | None = None, returns=None) -> Minibatch:
@@ -30,6 +31,7 @@ def policy_terms(ratios: list[float], advantages: list[float]) -> tuple[LossTerm
     return terms, gradient
 
 
+@pytest.mark.law("T1")
 @pytest.mark.parametrize(
     ("ratio", "advantage", "expected"),
     [
@@ -56,6 +58,7 @@ def test_policy_loss_and_diagnostics_in_numbers() -> None:
     assert terms.approx_kl.item() == pytest.approx(k3)
 
 
+@pytest.mark.law("T2")
 def test_equal_policies_have_no_kl_and_no_clipping_and_the_vanilla_gradient() -> None:
     terms, gradient = policy_terms([1.0, 1.0, 1.0], [2.0, -1.0, 3.0])
     assert terms.approx_kl.item() == 0.0
@@ -63,6 +66,7 @@ def test_equal_policies_have_no_kl_and_no_clipping_and_the_vanilla_gradient() ->
     assert gradient.tolist() == pytest.approx([-2 / 3, 1 / 3, -3 / 3])
 
 
+@pytest.mark.law("T7")
 def test_approx_kl_is_never_negative_where_k1_is() -> None:
     """Ratios above one have a negative mean of -log r; k3 stays above zero."""
     terms, _ = policy_terms([1.5, 1.2, 1.01], [1.0, 1.0, 1.0])
@@ -89,6 +93,7 @@ def test_value_loss_is_the_mean_square_error_and_enters_by_its_coefficient() -> 
     assert terms.loss.item() == 2.5
 
 
+@pytest.mark.law("T10")
 def test_value_clipping_takes_the_worse_of_clipped_and_unclipped_error() -> None:
     """Old value 0, clip 0.2. New 1 for return 2: unclipped 1, clipped (0.2 - 2)² = 3.24, the worse.
     New 1 for return -2: unclipped 9, clipped (0.2 + 2)² = 4.84: the unclipped is worse, and keeps its gradient."""
@@ -117,10 +122,8 @@ def test_masked_rows_have_weight_zero_in_every_term_and_gradient() -> None:
 
     def terms_of(columns: Tensor, mask: Tensor | None) -> tuple[LossTerms, list[Tensor]]:
         new, entropies, values, *old = (column.clone().requires_grad_() for column in columns)
-        batch = Minibatch(*(column.detach() for column in (new, new, *old[:4])))
-        terms = ppo_loss(
-            new, entropies, values, batch, clip_range=0.2, clip_range_vf=0.3, vf_coef=0.5, ent_coef=0.1, mask=mask
-        )
+        batch = Minibatch(*(column.detach() for column in (new, new, *old[:4])), mask=mask)
+        terms = ppo_loss(new, entropies, values, batch, clip_range=0.2, clip_range_vf=0.3, vf_coef=0.5, ent_coef=0.1)
         return terms, list(torch.autograd.grad(terms.loss, (new, entropies, values)))
 
     expected, gradients = terms_of(columns[:, mask], None)

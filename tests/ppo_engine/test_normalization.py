@@ -17,6 +17,7 @@ def test_moments_of_chunks_are_those_of_the_whole() -> None:
     assert moments.variance == pytest.approx(rows.var(0), abs=1e-12)
 
 
+@pytest.mark.law("G8")
 def test_moments_keep_a_small_spread_around_a_large_mean() -> None:
     """In float32, 10⁷ + 0.1 is 10⁷: only float64 statistics see this spread."""
     rows = 1e7 + 0.1 * np.random.default_rng(0).normal(size=(4096, 1))
@@ -75,6 +76,7 @@ def end_at(step: int) -> np.ndarray:
     return done
 
 
+@pytest.mark.law("G9")
 def test_the_reward_scale_is_the_deviation_of_discounted_returns_in_numbers() -> None:
     """γ = ½, rewards 1, 2, 3: returns 1, 2.5, 4.25."""
     normalizer = RewardNormalizer(1, gamma=0.5, clip=10.0)
@@ -84,6 +86,7 @@ def test_the_reward_scale_is_the_deviation_of_discounted_returns_in_numbers() ->
     assert normalizer.normalize(rewards) == pytest.approx(rewards / np.std([1, 2.5, 4.25]))
 
 
+@pytest.mark.law("G9")
 @pytest.mark.parametrize("kind", ["terminated", "truncated"])
 def test_the_discounted_return_starts_anew_after_either_end_of_an_episode(kind: str) -> None:
     """γ = ½, the episode ends with step 1: returns 1, 2.5, then 3, and 0.5·3 + 4 in the next rollout."""
@@ -96,6 +99,7 @@ def test_the_discounted_return_starts_anew_after_either_end_of_an_episode(kind: 
     assert normalizer.scale == pytest.approx(np.std([1, 2.5, 3, 5.5]))
 
 
+@pytest.mark.law("G9")
 def test_reset_rows_count_nowhere_in_the_reward_scale() -> None:
     """The episode ends with step 0, and step 1 is the reset row of a foreign environment, poisoned."""
     clean, poisoned = (RewardNormalizer(1, gamma=0.5, clip=10.0) for _ in range(2))

@@ -6,7 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from ppo_engine.envs.spaces import ActionKind, ActionSpace
-from ppo_engine.policy import Policy, orthogonal, tanh_for
+from ppo_engine.networks.activations import tanh_for
+from ppo_engine.networks.initialization import orthogonal
+from ppo_engine.policy import Policy
 from ppo_engine.spec import InvalidSpec, PolicySpec
 
 SPACES: dict[ActionKind, tuple[int, ...]] = {
@@ -96,6 +98,7 @@ def test_names_of_tensors_are_those_that_checkpoints_promise() -> None:
     assert shared.layer_names() == ("trunk/0", "trunk/1", "actor/0")
 
 
+@pytest.mark.law("T17")
 @pytest.mark.parametrize("share_features", [False, True])
 def test_initial_weights_are_orthogonal_with_their_layers_gain_and_biases_zero(share_features: bool) -> None:
     policy = make_policy("box", hidden_sizes=(64, 32), share_features=share_features, log_std_init=-0.5)

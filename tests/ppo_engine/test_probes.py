@@ -72,19 +72,23 @@ def actions(trainer: Trainer, observations: list[float]) -> NDArray[np.int64]:
     return rows
 
 
+@pytest.mark.law("T25")
 def test_the_critic_learns_a_constant(train: Any, tmp_path: Path) -> None:
     assert values(train("ProbeConstant"), [0.0], tmp_path) == pytest.approx([1.0], abs=0.05)
 
 
+@pytest.mark.law("T25")
 def test_the_critic_learns_to_tell_observations_apart(train: Any, tmp_path: Path) -> None:
     assert values(train("ProbeObservation"), [1.0, -1.0], tmp_path) == pytest.approx([1.0, -1.0], abs=0.05)
 
 
+@pytest.mark.law("T25")
 def test_a_reward_one_step_away_is_discounted_once(train: Any, tmp_path: Path) -> None:
     # observation 0, then 1 with the reward 1 at its end: V(1) = 1, V(0) = gamma = 0.5
     assert values(train("ProbeDiscount"), [0.0, 1.0], tmp_path) == pytest.approx([0.5, 1.0], abs=0.05)
 
 
+@pytest.mark.law("T25")
 def test_the_actor_learns_the_better_action(train: Any, tmp_path: Path) -> None:
     trainer = train("ProbeAction")
     assert actions(trainer, [0.0]).tolist() == [[1]]
@@ -92,12 +96,14 @@ def test_the_actor_learns_the_better_action(train: Any, tmp_path: Path) -> None:
     assert values(trainer, [0.0], tmp_path) == pytest.approx([1.0], abs=0.1)
 
 
+@pytest.mark.law("T25")
 def test_the_actor_learns_which_action_fits_which_observation(train: Any, tmp_path: Path) -> None:
     trainer = train("ProbeObservationAction")
     assert actions(trainer, [1.0, -1.0]).tolist() == [[1], [0]]
     assert values(trainer, [1.0, -1.0], tmp_path) == pytest.approx([1.0, 1.0], abs=0.1)
 
 
+@pytest.mark.law("T4")
 def test_a_truncated_episode_is_worth_what_would_have_followed(train: Any, tmp_path: Path) -> None:
     # reward 1 forever, cut off after 10 steps: V = 1 / (1 - 0.5) = 2; taken for an end, it would be below 2 on average
     trainer = train("ConstantReward", ppo={"gae_lambda": 0.0})

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,11 @@ from tests.ppo_engine.trainings import run, spec_of, state_bytes, timeless
 GOLDEN = Path(__file__).parent / "golden" / "checkpoint_v1"
 
 
-def spec_with_everything(env_id: str, **policy: bool) -> TrainingSpec:
-    """All that has a state: both normalisers, schedules, windows that checkpoints cut, evaluations."""
+def spec_with_everything(env_id: str, ppo: dict[str, Any] | None = None, **policy: Any) -> TrainingSpec:
+    """All that has a state: both normalisers, schedules, windows that checkpoints cut, evaluations.
+
+    `ppo` is laid over that.
+    """
     return spec_of(
         env_id,
         policy=policy,
@@ -25,6 +29,7 @@ def spec_with_everything(env_id: str, **policy: bool) -> TrainingSpec:
             "clip_range": LinearSchedule(initial=0.3, final=0.1).model_dump(),
             "target_kl": 0.02,
             "batch_size": 24,
+            **(ppo or {}),
         },
         normalize={"observations": True, "rewards": True},
         evaluation={"every_timesteps": 512, "n_episodes": 1},
@@ -32,13 +37,44 @@ def spec_with_everything(env_id: str, **policy: bool) -> TrainingSpec:
     )
 
 
+@pytest.mark.law("T19")
 @pytest.mark.parametrize(
     ("env_id", "policy"),
-    [("CartPole-v1", {}), ("Pendulum-v1", {}), ("Pendulum-v1", {"squash_output": True}), ("LunarLander-v3", {})],
+    [
+        ("CartPole-v1", {}),
+        ("Pendulum-v1", {}),
+        ("Pendulum-v1", {"squash_output": True}),
+        ("Pendulum-v1", {"use_sde": True, "sde_sample_freq": 5, "log_std_init": -1.0}),
+        ("Pendulum-v1", {"state_dependent_std": True}),
+        ("CartPole-v1", {"memory": "lstm", "memory_size": 8, "sequence_length": 12}),
+        ("Pendulum-v1", {"memory": "gru", "memory_size": 8, "sequence_length": 12}),
+        ("LunarLander-v3", {}),
+    ],
 )
-def test_a_training_cut_in_two_ends_like_one_run_through(env_id: str, policy: dict[str, bool], tmp_path: Path) -> None:
+def test_a_training_cut_in_two_ends_like_one_run_through(env_id: str, policy: dict[str, Any], tmp_path: Path) -> None:
     """Weights, moments, streams, statistics, environments and every metric: each file equal to the last byte."""
-    spec = spec_with_everything(env_id, **policy)
+    require_equal_ends(spec_with_everything(env_id, **policy), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "ppo"),
+    [
+        ("Pendulum-v1", {"objective": "kl_penalty", "kl_penalty": {"kind": "adaptive"}}),
+        ("CartPole-v1", {"objective": "dual_clip", "kl_penalty": {"kind": "dual"}}),
+        ("CartPole-v1", {"objective": "trpo", "n_epochs": 1, "target_kl": None}),
+        ("Pendulum-v1", {"objective": "none", "rpo_alpha": 0.3}),
+        ("CartPole-v1", {"learning_rate": {"kind": "kl_adaptive"}, "ent_coef": {"initial": 0.1}}),
+        ("Pendulum-v1", {"critic": {"learning_rate": {"initial": 1e-3}, "n_epochs": 3}}),
+    ],
+)
+def test_a_training_of_every_objective_goes_on_with_what_had_adapted(
+    env_id: str, ppo: dict[str, Any], tmp_path: Path
+) -> None:
+    require_equal_ends(spec_with_everything(env_id, ppo), tmp_path)
+
+
+def require_equal_ends(spec: TrainingSpec, tmp_path: Path) -> None:
+    """Ten iterations in one go, and five and five, end the same."""
     whole = Trainer(spec)
     expected = timeless(run(whole))
     first = Trainer(spec)
@@ -119,6 +155,7 @@ def test_a_finished_training_goes_on_if_more_timesteps_are_asked_for(tmp_path: P
     assert [step.timesteps for step in run(longer)] == [1408, 1536]
 
 
+@pytest.mark.law("T18")
 def test_schedules_go_on_where_they_were(tmp_path: Path) -> None:
     spec = spec_of(ppo={"learning_rate": {"initial": 1e-3}})
     trainer = Trainer(spec)

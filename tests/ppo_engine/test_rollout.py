@@ -4,12 +4,13 @@ import torch
 
 from ppo_engine.envs.spaces import ActionSpace
 from ppo_engine.errors import TrainingDiverged
-from ppo_engine.loss import Minibatch, ppo_loss
+from ppo_engine.loss import ppo_loss
+from ppo_engine.minibatch import Minibatch
 from ppo_engine.normalization import ObservationNormalizer
 from ppo_engine.policy import Policy
 from ppo_engine.rollout import Collector, Rollout
 from ppo_engine.spec import PolicySpec, PPOSpec
-from ppo_engine.update import flat_batch
+from ppo_engine.targets import flat_batch
 from tests.ppo_engine.scripted import POISON, Ramp
 
 
@@ -35,6 +36,7 @@ def value_at(collector: Collector, k: float, n: float) -> float:
         return float(collector.policy.values(torch.from_numpy(seen))[0])
 
 
+@pytest.mark.law("G7")
 def test_a_rollout_holds_each_step_as_it_happened() -> None:
     """Episodes of 2 and 3 steps; observations are (k, n), rewards k + 1."""
     rollout = collector_of(Ramp([2, 3], ["terminated", "truncated"]), n_steps=4).collect()
@@ -46,6 +48,7 @@ def test_a_rollout_holds_each_step_as_it_happened() -> None:
     assert rollout.truncated.tolist() == [[False, False], [False, False], [False, True], [False, False]]
 
 
+@pytest.mark.law("T4")
 def test_next_values_are_those_of_the_observation_that_each_step_led_to() -> None:
     """At the truncation of environment 1 after 3 steps that is k = 3, which the policy never acts on."""
     collector = collector_of(Ramp([2, 3], ["terminated", "truncated"]), n_steps=4)
@@ -57,6 +60,7 @@ def test_next_values_are_those_of_the_observation_that_each_step_led_to() -> Non
                 assert rollout.next_values[t, n].item() == pytest.approx(value_at(collector, k, n), abs=1e-6)
 
 
+@pytest.mark.law("T4")
 def test_a_step_both_terminated_and_truncated_has_no_bootstrap() -> None:
     rollout = collector_of(Ramp([1], ["both"]), n_steps=1).collect()
     assert rollout.terminated.tolist() == rollout.truncated.tolist() == [[True]]
@@ -64,6 +68,7 @@ def test_a_step_both_terminated_and_truncated_has_no_bootstrap() -> None:
     assert returns.tolist() == [1.0]
 
 
+@pytest.mark.law("T5", "T6")
 def test_only_the_truncated_environment_gets_a_bootstrap_and_no_reward_is_touched() -> None:
     """γ = ½, λ = 0: the return is r + ½ V(k = 1) where the episode was cut off, and r where it terminated."""
     collector = collector_of(Ramp([1, 1], ["terminated", "truncated"]), n_steps=1)
@@ -73,6 +78,7 @@ def test_only_the_truncated_environment_gets_a_bootstrap_and_no_reward_is_touche
     assert rollout.rewards.tolist() == [[1.0, 1.0]]
 
 
+@pytest.mark.law("T5", "G8")
 def test_final_observations_are_normalized_like_all_others() -> None:
     normalizer = ObservationNormalizer(2, clip=10.0)
     normalizer.update(np.array([[0, 0], [40, 2]], dtype=np.float32))
@@ -83,6 +89,7 @@ def test_final_observations_are_normalized_like_all_others() -> None:
     assert rollout.raw_observations[1, 1].tolist() == [1, 1]
 
 
+@pytest.mark.law("T16")
 def test_statistics_stand_still_within_a_rollout() -> None:
     normalizer = ObservationNormalizer(2, clip=10.0)
     before = {name: array.tolist() for name, array in normalizer.state().items()}
@@ -96,6 +103,7 @@ def test_a_rollout_goes_on_where_the_last_one_ended() -> None:
     assert collector.collect().observations[:, 0, 0].tolist() == [3, 4, 0]
 
 
+@pytest.mark.law("T2")
 @pytest.mark.parametrize("environment", [Ramp, SquashedRamp])
 def test_the_policy_is_the_same_in_acting_and_in_the_first_minibatch(environment: type[Ramp]) -> None:
     """With one step the forward passes have the same shape, so the ratio is exactly one, and nothing is clipped."""
@@ -134,6 +142,7 @@ def steps_of(rollout: Rollout, batch: Minibatch) -> set[tuple[float, ...]]:
     return {(*o, r, round(v, 5), round(a, 4)) for o, r, v, a in zip(*columns, strict=True)}
 
 
+@pytest.mark.law("G2")
 @pytest.mark.parametrize("end", ["terminated", "truncated"])
 def test_reset_rows_of_next_step_environments_change_nothing_that_is_learned(end: str) -> None:
     """Episodes of 3 steps: 12 steps hold four of them, 16 of the other kind the same four and 4 reset rows."""
@@ -148,6 +157,7 @@ def test_reset_rows_of_next_step_environments_change_nothing_that_is_learned(end
     assert POISON in masked.rewards and not (masked_batch.returns.abs() > 100).any()
 
 
+@pytest.mark.law("G3")
 def test_the_reset_row_is_masked_across_the_border_of_two_rollouts() -> None:
     """The episode ends with the last step of the first rollout: its reset row is the first of the second."""
     collector = collector_of(Ramp([3], ["terminated"], next_step=True), n_steps=3)

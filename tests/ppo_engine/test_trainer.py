@@ -22,6 +22,7 @@ def weights_after(spec: TrainingSpec) -> str:
     return trainer.policy_hash()
 
 
+@pytest.mark.law("T22")
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others() -> None:
     assert weights_after(spec_of(seed=1)) == weights_after(spec_of(seed=1))
     assert weights_after(spec_of(seed=1)) != weights_after(spec_of(seed=2))
@@ -60,7 +61,7 @@ def test_metrics_have_stable_baselines_keys_and_are_finite() -> None:
     [*_, last] = run(Trainer(spec_of("Pendulum-v1", env={"max_episode_steps": 20})))
     assert last.metrics is not None
     assert {
-        *("rollout/ep_rew_mean", "rollout/ep_len_mean", "time/fps"),
+        *("rollout/ep_rew_mean", "rollout/ep_len_mean", "rollout/saturated_actions", "time/fps"),
         *("train/approx_kl", "train/clip_fraction", "train/clip_range", "train/entropy", "train/explained_variance"),
         *("train/grad_norm", "train/learning_rate", "train/loss", "train/policy_loss", "train/std", "train/value_loss"),
     } == set(last.metrics)
@@ -208,6 +209,7 @@ def test_a_foreign_vector_environment_counts_only_its_steps(monkeypatch: pytest.
     assert progress[-1].metrics is not None and progress[-1].metrics["rollout/ep_len_mean"] <= 20.0
 
 
+@pytest.mark.law("T21")
 @pytest.mark.parametrize("env_id", ["test/NaNObservation-v0", "test/InfiniteReward-v0"])
 def test_an_environments_bad_number_fails_the_iteration_in_which_it_appears(
     env_id: str, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,11 +8,13 @@ import torch
 from ppo_engine.adam import Adam
 from ppo_engine.envs.spaces import ActionSpace
 from ppo_engine.errors import TrainingDiverged
-from ppo_engine.loss import Minibatch
+from ppo_engine.minibatch import Minibatch, shuffled_minibatches
 from ppo_engine.policy import Policy
 from ppo_engine.rollout import Rollout
+from ppo_engine.schedules import Coefficients, coefficients, scheduled
 from ppo_engine.spec import LinearSchedule, PolicySpec, PPOSpec
-from ppo_engine.update import Coefficients, Learner, coefficients, flat_batch, minibatches, scheduled
+from ppo_engine.targets import flat_batch
+from ppo_engine.update import Learner
 from tests.ppo_engine.scripted import Ramp
 from tests.ppo_engine.test_rollout import collector_of
 
@@ -41,9 +44,10 @@ def rollout_batch(learner: Learner, *, rows: int = 32) -> Minibatch:
 
 
 def test_an_epoch_has_every_row_once_in_another_order() -> None:
-    ppo = PPOSpec(batch_size=4, normalize_advantage="off")
     generator = np.random.default_rng(0)
-    epochs = [list(minibatches(batch_of(10), ppo, generator)) for _ in range(2)]
+    epochs = [
+        list(shuffled_minibatches(batch_of(10), generator, batch_size=4, normalize_advantage="off")) for _ in range(2)
+    ]
     assert [len(minibatch.values) for minibatch in epochs[0]] == [4, 4, 2]
     orders = [torch.cat([minibatch.values for minibatch in epoch]).tolist() for epoch in epochs]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(10))
@@ -51,21 +55,40 @@ def test_an_epoch_has_every_row_once_in_another_order() -> None:
 
 
 def test_all_columns_of_a_minibatch_belong_to_the_same_rows() -> None:
-    for minibatch in minibatches(
-        batch_of(10), PPOSpec(batch_size=4, normalize_advantage="off"), np.random.default_rng()
-    ):
-        for column in (minibatch.observations[:, 0], *minibatch[2:]):
+    batch = replace(batch_of(10), outputs=batch_of(10).observations, mask=torch.arange(10) % 2 == 0)
+    for minibatch in shuffled_minibatches(batch, np.random.default_rng(), batch_size=4, normalize_advantage="off"):
+        assert minibatch.outputs is not None and minibatch.mask is not None
+        assert minibatch.mask.tolist() == [row % 2 == 0 for row in minibatch.values.tolist()]
+        floats = (minibatch.log_probs, minibatch.advantages, minibatch.returns)
+        for column in (minibatch.observations[:, 0], minibatch.outputs[:, 1], *floats):
             assert column.tolist() == minibatch.values.tolist()
 
 
+@pytest.mark.law("T9")
 def test_advantages_are_normalized_in_each_minibatch_the_ragged_last_one_too() -> None:
-    for minibatch in minibatches(batch_of(11), PPOSpec(batch_size=4), np.random.default_rng(0)):
+    for minibatch in shuffled_minibatches(
+        batch_of(11), np.random.default_rng(0), batch_size=4, normalize_advantage="minibatch"
+    ):
         assert minibatch.advantages.mean().item() == pytest.approx(0.0, abs=1e-6)
         assert minibatch.advantages.std().item() == pytest.approx(1.0, abs=1e-6)
         rest = minibatch.values - minibatch.values.mean()
         assert minibatch.advantages.tolist() == pytest.approx((rest / minibatch.values.std()).tolist(), abs=1e-6)
 
 
+@pytest.mark.law("T9", "G2")
+def test_rows_that_are_masked_do_not_count_in_what_advantages_are_normalized_by() -> None:
+    """Row numbers, in minibatches of 8; those that three does not divide have mean 0 and deviation 1 in each."""
+    batch = replace(batch_of(24), mask=torch.arange(24) % 3 > 0)
+    for minibatch in shuffled_minibatches(
+        batch, np.random.default_rng(0), batch_size=8, normalize_advantage="minibatch"
+    ):
+        assert minibatch.mask is not None and minibatch.mask.sum() > 1
+        counted = minibatch.advantages[minibatch.mask]
+        assert counted.mean().item() == pytest.approx(0.0, abs=1e-6)
+        assert counted.std().item() == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.law("T9")
 def test_a_last_minibatch_of_one_row_gives_no_nan() -> None:
     learner = learner_of(batch_size=4, n_epochs=2)
     metrics = learner.update(rollout_batch(learner, rows=9), NOW)
@@ -73,6 +96,7 @@ def test_a_last_minibatch_of_one_row_gives_no_nan() -> None:
     assert all(math.isfinite(value) for value in metrics.values())
 
 
+@pytest.mark.law("T9")
 def test_normalizing_per_minibatch_per_batch_or_not_at_all_gives_different_losses() -> None:
     losses = set()
     for mode in ("minibatch", "batch", "off"):
@@ -81,6 +105,7 @@ def test_normalizing_per_minibatch_per_batch_or_not_at_all_gives_different_losse
     assert len(losses) == 3
 
 
+@pytest.mark.law("T8")
 def test_target_kl_is_checked_before_the_step_that_would_follow_and_ends_all_epochs() -> None:
     """One minibatch per epoch, a large step: approx_kl is 0 before the first step and too large before the second."""
     free = learner_of(batch_size=32, n_epochs=5)
@@ -124,6 +149,7 @@ def test_the_update_improves_the_chosen_actions_of_positive_advantage() -> None:
     assert gain.mean().item() > 0.02
 
 
+@pytest.mark.law("T17")
 def test_gradients_are_clipped_by_their_global_norm_before_the_step() -> None:
     """Adam's first moment after one step is a tenth of the clipped gradient."""
     learner = learner_of(batch_size=32, n_epochs=1, max_grad_norm=0.25)
@@ -138,6 +164,7 @@ def test_linear_schedules_fall_in_a_straight_line_to_their_end() -> None:
     assert scheduled(0.2, 0.7) == 0.2
 
 
+@pytest.mark.law("T17")
 def test_the_learning_rate_begins_at_its_start_and_is_almost_zero_in_the_last_update() -> None:
     """Ten iterations of 100 steps: the k-th update happens when k/10 of the training lies behind."""
     ppo = PPOSpec(learning_rate=LinearSchedule(initial=1e-3), clip_range=LinearSchedule(initial=0.2, final=0.1))
@@ -163,6 +190,7 @@ def masked_rollout(poison: float) -> tuple[Learner, Rollout]:
     return learner, rollout
 
 
+@pytest.mark.law("G2")
 def test_poison_in_reset_rows_changes_no_bit_of_the_update() -> None:
     outcomes = []
     for poison in (-1e6, 1e6):
@@ -172,11 +200,51 @@ def test_poison_in_reset_rows_changes_no_bit_of_the_update() -> None:
     assert outcomes[0] == outcomes[1]
 
 
+@pytest.mark.parametrize("mode", ["minibatch", "batch", "off"])
+@pytest.mark.parametrize("clip_range_vf", [None, 0.2])
+def test_masked_rows_change_no_bit_of_the_update_whatever_they_hold(mode: str, clip_range_vf: float | None) -> None:
+    """Some minibatches have one row that counts, some none."""
+    outcomes = []
+    for poison in (1e6, math.nan, math.inf):
+        learner = learner_of(batch_size=4, n_epochs=3, normalize_advantage=mode, ent_coef=0.1)
+        batch = rollout_batch(learner)
+        mask = torch.from_numpy(np.random.default_rng(8).random(32) < 0.3)
+        poisoned = batch.map(
+            lambda column, mask=mask, poison=poison: (
+                column.clone().index_fill_(0, (~mask).nonzero().squeeze(1), poison)
+                if column.is_floating_point()
+                else column
+            )
+        )
+        metrics = learner.update(replace(poisoned, mask=mask), Coefficients(1e-3, 0.2, clip_range_vf))
+        outcomes.append((metrics, learner.policy.flat.tolist(), learner.adam.v.tolist()))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def test_masked_rows_count_as_little_as_rows_that_are_not_there() -> None:
+    """One minibatch, so that both updates see the same rows; the order of a sum is all that differs."""
+    parameters = []
+    for is_masked in (True, False):
+        learner = learner_of(batch_size=32, n_epochs=2, normalize_advantage="batch", ent_coef=0.1)
+        batch, mask = rollout_batch(learner), torch.arange(32) % 3 > 0
+        batch = replace(batch, mask=mask) if is_masked else batch.rows(mask.nonzero().squeeze(1))
+        learner.update(batch, NOW)
+        parameters.append(learner.policy.flat.clone())
+    torch.testing.assert_close(parameters[0], parameters[1], atol=2e-6, rtol=1e-5)
+
+
+def test_a_row_that_is_masked_may_choose_anything() -> None:
+    masks = torch.tensor([[True, False], [False, False]])
+    batch = replace(batch_of(2), action_masks=masks, mask=torch.tensor([True, False])).cleared()
+    assert batch.action_masks is not None and batch.action_masks.tolist() == [[True, False], [True, True]]
+    assert batch.observations.tolist() == [[0.0, 0.0], [0.0, 0.0]] and batch.returns.tolist() == [0.0, 0.0]
+
+
 def test_a_loss_that_is_not_finite_is_named_with_its_minibatch() -> None:
     learner = learner_of(batch_size=32, n_epochs=2)
     batch = rollout_batch(learner)
     with pytest.raises(TrainingDiverged, match=r"^loss is nan in minibatch 0 of the update"):
-        learner.update(batch._replace(returns=torch.full_like(batch.returns, float("nan"))), NOW)
+        learner.update(replace(batch, returns=torch.full_like(batch.returns, float("nan"))), NOW)
 
 
 def test_a_weight_that_is_not_finite_is_named() -> None:
@@ -190,10 +258,11 @@ def test_explained_variance_is_absent_where_all_returns_are_alike() -> None:
     learner = learner_of(batch_size=32, n_epochs=1)
     batch = rollout_batch(learner)
     assert "train/explained_variance" in learner.update(batch, NOW)
-    constant = batch._replace(returns=torch.ones_like(batch.returns))
+    constant = replace(batch, returns=torch.ones_like(batch.returns))
     assert "train/explained_variance" not in learner.update(constant, NOW)
 
 
+@pytest.mark.law("T21")
 @pytest.mark.parametrize(("start", "bound", "sign"), [(-25.0, -20.0, 1.0), (9.0, 4.0, -1.0)])
 def test_log_std_is_brought_back_into_its_bounds_and_can_leave_their_edge(
     start: float, bound: float, sign: float

@@ -40,7 +40,7 @@ def _read(database: Database, tenant: str, id: str) -> Checkpoint:
 
 
 def _expired(database: Database, owner: Claim) -> list[str]:
-    with database.read() as session:
+    with database.write() as session:
         return [id for id, _ in checkpoints.expired_by_retention(session, owner.job_id)]
 
 

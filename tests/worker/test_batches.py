@@ -1,6 +1,14 @@
 from ppo_jobs.states import EventType
 from worker.batches import Comparison
-from worker.protocol import CheckpointRecord, EndRecord, EvaluationRecord, MetricsRecord, Record, RuntimeRecord
+from worker.protocol import (
+    CheckpointRecord,
+    DiagnosisRecord,
+    EndRecord,
+    EvaluationRecord,
+    MetricsRecord,
+    Record,
+    RuntimeRecord,
+)
 
 
 def metrics(iteration: int, loss: float = 0.5, fps: float = 100.0) -> MetricsRecord:
@@ -24,7 +32,7 @@ def numbered(*records: Record) -> list[tuple[Record, int]]:
     return [(record, 100 * place) for place, record in enumerate(records, 1)]
 
 
-def known(*records: MetricsRecord | EvaluationRecord):
+def known(*records: MetricsRecord | EvaluationRecord | DiagnosisRecord):
     return {
         (EventType(record.type), record.iteration): record.model_dump(mode="json", exclude={"type"})
         for record in records
@@ -43,6 +51,17 @@ def test_iterations_that_the_ledger_has_are_not_written_again_whatever_the_clock
     comparison = Comparison(known(metrics(3, fps=90.0), metrics(4, fps=80.0)), 2)
     records = [started("exact"), metrics(3), metrics(4), metrics(5)]
     assert types(comparison, *records) == [("metrics", 5)]
+
+
+def test_a_diagnosis_that_the_ledger_has_is_not_written_again_and_one_that_differs_rewinds() -> None:
+    def diagnosis(kl: float) -> DiagnosisRecord:
+        finding = {"code": "kl_blow_up", "evidence": {"train/approx_kl": kl}}
+        return DiagnosisRecord(iteration=3, timesteps=24, findings=[finding])
+
+    repeated = Comparison(known(metrics(3), diagnosis(0.25)), 2)
+    assert types(repeated, started("exact"), metrics(3), diagnosis(0.25), metrics(4)) == [("metrics", 4)]
+    changed = Comparison(known(metrics(3), diagnosis(0.25)), 2)
+    assert types(changed, started("exact"), metrics(3), diagnosis(0.5)) == [("rewind", None), ("diagnosis", 3)]
 
 
 def test_a_difference_is_told_by_a_rewind_to_the_last_iteration_that_agreed() -> None:

@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from ppo_engine.presets import resolve
-from ppo_engine.spec import TrainingSpec
+from ppo_engine.spec import InvalidSpec, SpecFault, TrainingSpec
 from tests.environments import PLUGIN_PATH
 from tests.worker.workplace import eventually, spec_of
+from worker.child import failure
 from worker.journal import JournalReader
 from worker.process import child_variables, visible_device
 from worker.protocol import Assignment, CheckpointRecord, Command, EndRecord, MetricsRecord, Record
@@ -181,3 +182,8 @@ def test_neither_celery_nor_supervisors_nor_sweepers_import_torch(tmp_path: Path
         check=True,
     )
     assert json.loads(ran.stdout) == []
+
+
+def test_a_spec_that_the_machine_cannot_train_fails_with_a_code_of_its_own() -> None:
+    end = failure(InvalidSpec([SpecFault("/env/vectorization", "EnvPool is missing")]))
+    assert (end.code, end.message) == ("invalid_spec", "/env/vectorization: EnvPool is missing")

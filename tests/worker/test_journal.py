@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from worker.journal import READ_BYTES, JournalCorrupt, JournalReader, JournalWriter
 from worker.protocol import MetricsRecord, frame, unframe
@@ -17,6 +18,11 @@ def test_what_was_appended_is_read_in_order_and_to_the_bit(tmp_path: Path) -> No
     for iteration in range(1, 4):
         writer.append(metrics(iteration))
     assert [record for record, _ in reader.read()] == [metrics(1), metrics(2), metrics(3)]
+
+
+def test_a_number_that_is_not_finite_never_gets_into_a_record() -> None:
+    with pytest.raises(ValidationError):
+        MetricsRecord(iteration=1, timesteps=8, metrics={"train/loss": float("nan")})
 
 
 def test_a_reader_stays_until_it_is_advanced(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from tests.environments import PLUGIN_PATH
 from tests.worker.workplace import Workplace, assert_ledger_is_whole, children_of, eventually, spec_of
 
 SLOW = {"seconds_per_step": 0.001}
+PUBLISHES_WITHIN = 180.0
+"""Seconds: a worker first tries every environment, and where the engine is not compiled yet waits a minute for that."""
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def test_ten_deliveries_of_one_message_are_one_run(place: Workplace) -> None:
 
 def test_a_job_whose_message_was_lost_is_found_all_the_same(place: Workplace) -> None:
     with a_worker(place):
-        eventually(lambda: known_workers(place.database))
+        eventually(lambda: known_workers(place.database), seconds=PUBLISHES_WITHIN)
         job_id = place.accept(spec_of(iterations=5))
         eventually(place.ended(job_id))
 
@@ -80,7 +82,7 @@ def known_workers(database: Database) -> list[str]:
 
 def test_a_worker_publishes_its_slots_and_the_environments_of_plugins(place: Workplace) -> None:
     with a_worker(place, slots=3) as worker:
-        eventually(lambda: known_workers(place.database))
+        eventually(lambda: known_workers(place.database), seconds=PUBLISHES_WITHIN)
         with place.database.read() as session:
             (listed,) = workers.list_workers(session)
             environments = {environment.id for environment in workers.environments(session)}

@@ -1,7 +1,7 @@
 """The vector environment whose environments are compiled."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium.utils.seeding import np_random
@@ -67,6 +67,8 @@ class BatchedVectorEnvironment:
         single.close()
         self.arrays = allocate_step(self.n_envs, self.encoder.size)
         """What every step returns."""
+        self._observations = cast(NDArray[np.float32], self.arrays.observations)
+        self._final_observations = cast(NDArray[np.float32], self.arrays.final_observations)
         self._actions = np.zeros((self.n_envs, 1), np.float32)
 
     def reset(self) -> NDArray[np.float32]:
@@ -85,11 +87,11 @@ class BatchedVectorEnvironment:
         step_all(
             *kernel,
             self._actions,
-            step.observations,
+            self._observations,
             step.rewards,
             step.terminated,
             step.truncated,
-            step.final_observations,
+            self._final_observations,
         )
         self._require_finite(lengths)
         return step
@@ -161,8 +163,8 @@ class BatchedVectorEnvironment:
 
     def _observe(self) -> NDArray[np.float32]:
         """Where the environments stand, whoever stepped them: `step_all` may have written to other arrays than ours."""
-        observe_all(self.kernel, self.arrays.observations)
-        return self.arrays.observations
+        observe_all(self.kernel, self._observations)
+        return self._observations
 
     def _require_finite(self, lengths: NDArray[np.int64]) -> None:
         """Raises InvalidObservation where a number of the last step is not finite; `lengths` are those before it."""

@@ -12,9 +12,9 @@ from ppo_engine.metrics import EpisodeStatistics
 from ppo_engine.normalization import ObservationNormalizer, RewardNormalizer
 from ppo_engine.policy import Policy
 from ppo_engine.random import seed_sequence, stream
+from ppo_engine.schedules import Coefficients
 from ppo_engine.spec import EnvSpec, PolicySpec, PPOSpec
 from ppo_engine.statistics import Statistics
-from ppo_engine.update import Coefficients
 
 NOW = Coefficients(learning_rate=1e-3, clip_range=0.2, clip_range_vf=None)
 

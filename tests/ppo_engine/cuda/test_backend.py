@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ppo_engine.cuda.generators import device_generator, generator_state, restore_generator
-from ppo_engine.update import Coefficients
+from ppo_engine.schedules import Coefficients
 from tests.ppo_engine.cuda.parts import NOW, Parts, numbers, parts_of
 
 

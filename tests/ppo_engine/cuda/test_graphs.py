@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ppo_engine.cuda.graphs import Replayed
-from ppo_engine.update import Coefficients
+from ppo_engine.schedules import Coefficients
 from tests.ppo_engine.cuda.parts import NOW, Parts, numbers, parts_of
 
 CUDA = torch.device("cuda")
@@ -21,7 +21,7 @@ def on_gpu(function):
 def two_as_on_cuda(env_id: str, **ppo) -> tuple[Parts, Parts]:
     """Equal parts with the activation that a CUDA device has; the CPU's is NumPy's."""
     first, second = (parts_of(env_id, **ppo) for _ in range(2))
-    first.policy._activation = second.policy._activation = torch.tanh
+    first.policy.hidden._activation = second.policy.hidden._activation = torch.tanh
     return first, second
 
 
@@ -64,6 +64,7 @@ def test_a_captured_function_runs_once_per_call_the_first_one_included() -> None
     assert counts == [1, 2, 3]
 
 
+@pytest.mark.law("T23")
 @on_gpu
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_replays_give_what_calls_give(env_id: str) -> None:

@@ -10,8 +10,9 @@ from ppo_engine.cuda.uploaded import UploadingLearner
 from ppo_engine.errors import TrainingDiverged
 from ppo_engine.policy import Policy
 from ppo_engine.rollout import Rollout
+from ppo_engine.schedules import Coefficients
 from ppo_engine.spec import PolicySpec, PPOSpec
-from ppo_engine.update import Coefficients, Learner
+from ppo_engine.update import Learner
 from tests.ppo_engine.cuda.parts import NOW, numbers, parts_of
 
 T, N = 12, 5
@@ -55,6 +56,10 @@ def plain(rollout: DeviceRollout, rewards: np.ndarray) -> Rollout:
         log_probs=rollout.log_probs,
         values=rollout.values,
         next_values=rollout.next_values,
+        outputs=rollout.outputs,
+        log_std=torch.zeros(0),
+        last_observation=rollout.observations[-1],
+        final_observations=rollout.observations[-1, :0],
     )
 
 
@@ -78,6 +83,7 @@ def both(env_id: str, ppo: PPOSpec, nows: list[Coefficients]) -> tuple[Learner, 
     return expected, learner, expected_metrics, metrics
 
 
+@pytest.mark.law("T23")
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", "MountainCarContinuous-v0"])
 @pytest.mark.parametrize(
     ("fields", "steps"),

@@ -28,7 +28,8 @@ def random_actions(space: ActionSpace, n_envs: int, steps: int, *, seed: int = 0
 
 def copied(step: Step) -> list[NDArray[Any]]:
     """The arrays of a step, kept."""
-    return [getattr(step, name).copy() for name in Step.__slots__]
+    arrays = (getattr(step, name) for name in Step.__slots__)
+    return [array.copy() for array in arrays if array is not None]
 
 
 def played(environment: VectorEnvironment, actions: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:

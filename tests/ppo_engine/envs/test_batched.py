@@ -1,13 +1,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec as Registration
 from gymnasium.envs.registration import WrapperSpec
 from numpy.typing import NDArray
 
-from ppo_engine.compiled import compiled
 from ppo_engine.envs.batched import BatchedKernel, BatchedVectorEnvironment, is_batched, step_all
 from ppo_engine.envs.registry import Registered
 from ppo_engine.envs.spaces import ActionSpace
@@ -174,7 +174,8 @@ def outputs(step: Step) -> tuple[NDArray[Any], ...]:
     return step.observations, step.rewards, step.terminated, step.truncated, step.final_observations
 
 
-@compiled
+# Not by `compiled`, which keeps the code of the engine's own sources and of no others.
+@numba.njit(nogil=True, error_model="numpy")
 def rollout(
     kernel: BatchedKernel,
     actions: NDArray[np.float32],

@@ -44,6 +44,7 @@ def plain_episodes(n_episodes: int) -> list[list[list[Transition]]]:
     return done
 
 
+@pytest.mark.law("G5")
 def test_every_way_to_reset_gives_the_transitions_of_a_plain_loop() -> None:
     expected = plain_episodes(6)
     lengths = {len(episode) for each in expected for episode in each}
@@ -84,6 +85,7 @@ def test_next_step_marks_the_row_after_an_episodes_end_and_no_other() -> None:
     assert all(reward == 0.0 for _, valid, reward in seen if not valid)
 
 
+@pytest.mark.law("G3")
 def test_next_step_marks_a_reset_row_that_falls_into_the_next_rollout() -> None:
     environment = native("NextStep", max_episode_steps=4)
     environment.reset()
@@ -94,6 +96,7 @@ def test_next_step_marks_a_reset_row_that_falls_into_the_next_rollout() -> None:
     assert np.all(second_rollout[1:])
 
 
+@pytest.mark.law("G4")
 @pytest.mark.parametrize("name", ["NextStep", "SameStep", "Disabled"])
 def test_the_final_observation_is_that_of_the_step_and_not_of_the_reset(name: str) -> None:
     environment = native(name, max_episode_steps=4)
@@ -106,6 +109,7 @@ def test_the_final_observation_is_that_of_the_step_and_not_of_the_reset(name: st
     assert step.observations[:, 1].tolist() == [4.0 if name == "NextStep" else 0.0] * N_ENVS
 
 
+@pytest.mark.law("G1")
 def test_the_vector_form_must_say_how_it_resets() -> None:
     with pytest.raises(EnvironmentFailed, match="does not state its autoreset_mode"):
         native("Unlabelled")
@@ -128,6 +132,7 @@ def test_a_restored_native_environment_says_that_it_is_not_where_it_was() -> Non
     assert "native" in str(restored.resume.reason)
 
 
+@pytest.mark.law("G11")
 @pytest.mark.parametrize("limit", [15, 500])
 def test_native_cartpole_steps_as_plain_cartpole_does(limit: int) -> None:
     spec = EnvSpec(id="CartPole-v1", n_envs=4, vectorization="native", max_episode_steps=limit)

@@ -35,6 +35,7 @@ def pool(env_id: str = "CartPole-v1", *, seeds: list[int] = SEEDS, threads: int 
     return PoolVectorEnvironment(spec, seeds, threads=threads)
 
 
+@pytest.mark.law("G13")
 def test_an_episode_ends_with_its_last_observation_and_the_next_row_is_no_step() -> None:
     environment = pool(max_episode_steps=4)
     environment.reset()

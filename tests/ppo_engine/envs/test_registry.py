@@ -68,7 +68,7 @@ def test_the_catalogue_describes_every_installed_environment() -> None:
 @pytest.mark.parametrize(
     ("env_id", "reason"),
     [
-        ("test/DictAction-v0", "action space Dict is not supported"),
+        ("test/TextAction-v0", "action space Text is not supported"),
         ("test/RaisesInConstructor-v0", "it cannot be made: this environment cannot be made"),
     ],
 )

@@ -106,6 +106,7 @@ def test_an_observation_space_that_has_no_fixed_size_is_unsupported(space: space
         ObservationEncoder(space)
 
 
+@pytest.mark.law("T11")
 def test_box_actions_are_clipped_to_their_own_bounds_shaped_and_typed() -> None:
     low, high = np.array([[-3.0, 0.0]], np.float32), np.array([[1.0, np.inf]], np.float32)
     space = action_space_of(spaces.Box(low, high, dtype=np.float32))
@@ -177,7 +178,7 @@ def test_every_decoded_action_is_in_its_space(seed: int) -> None:
         assert all(space.contains(action) for action in seen.decode_rows(rows))
 
 
-@pytest.mark.parametrize("space", [spaces.Dict({"a": spaces.Discrete(2)}), spaces.Tuple((spaces.Discrete(2),))])
-def test_composite_action_spaces_are_unsupported(space: spaces.Space[Any]) -> None:
+@pytest.mark.parametrize("space", [spaces.Text(3), spaces.Dict({"a": spaces.Text(3)}), spaces.Tuple(())])
+def test_action_spaces_without_choices_and_numbers_are_unsupported(space: spaces.Space[Any]) -> None:
     with pytest.raises(UnsupportedSpace):
         action_space_of(space)

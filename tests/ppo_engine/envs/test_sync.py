@@ -53,6 +53,7 @@ def test_the_specs_episode_limit_wins_over_the_registered_one() -> None:
     ]
 
 
+@pytest.mark.law("G6")
 def test_the_final_observation_survives_an_environment_that_reuses_its_buffer() -> None:
     reusing = SyncVectorEnvironment(spec("SharedBuffer"), [5, 6])
     honest = SyncVectorEnvironment(spec("Walk"), [5, 6])
@@ -61,6 +62,7 @@ def test_the_final_observation_survives_an_environment_that_reuses_its_buffer() 
     assert same(played(reusing, actions), played(honest, actions))
 
 
+@pytest.mark.law("G14")
 def test_an_environments_stream_depends_on_its_own_seed_alone() -> None:
     sequences = np.random.SeedSequence(3).spawn(5)
     few = make_vector_environment(EnvSpec(id="test/Walk-v0", n_envs=2), sequences[:2])
@@ -71,6 +73,7 @@ def test_an_environments_stream_depends_on_its_own_seed_alone() -> None:
         assert same([step.observations, step.rewards], [wider.observations[:2], wider.rewards[:2]])
 
 
+@pytest.mark.law("G14")
 def test_seeds_make_runs_equal_and_other_seeds_make_them_differ() -> None:
     def returns(seed: int) -> list[float]:
         environment = SyncVectorEnvironment(spec("Walk"), [seed])
@@ -93,6 +96,16 @@ def test_seeds_make_runs_equal_and_other_seeds_make_them_differ() -> None:
         ("NaNObservation", InvalidObservation, "observation is nan at flat index 1"),
         ("InfiniteObservation", InvalidObservation, "observation is -inf at flat index 0"),
         ("HugeObservation", InvalidObservation, "observation is inf at flat index 0"),
+        (
+            "OutsideItsSpace",
+            InvalidObservation,
+            "observation is 12.5 at flat index 0, outside its space, whose numbers are taken from -12 to 12",
+        ),
+        (
+            "OutsideItsIntegers",
+            InvalidObservation,
+            "observation is 1001 at flat index 0, outside its space, whose numbers are taken from -1000 to 1000",
+        ),
         ("NaNReward", InvalidObservation, "reward is nan"),
         ("InfiniteReward", InvalidObservation, "reward is inf"),
         ("WrongShape", InvalidObservation, "observation has shape (1,), its space (2,)"),
@@ -159,9 +172,9 @@ def test_composite_observations_are_flattened_at_every_step(name: str, size: int
     assert all(np.isfinite(array).all() for array in outcomes)
 
 
-def test_a_composite_action_space_is_unsupported() -> None:
-    with pytest.raises(UnsupportedSpace, match="Dict"):
-        SyncVectorEnvironment(spec("DictAction"), [1])
+def test_an_action_space_of_text_is_unsupported() -> None:
+    with pytest.raises(UnsupportedSpace, match="Text"):
+        SyncVectorEnvironment(spec("TextAction"), [1])
 
 
 def test_a_single_environment_has_the_same_episodes_as_a_vector_of_one() -> None:

@@ -16,12 +16,13 @@ from ppo_engine.envs.spaces import ActionSpace, ObservationEncoder, action_space
 from ppo_engine.envs.vector import EXACT, Resumability, Step, allocate_step
 from ppo_engine.fused.rollout import FusedCollector, FusedRollout
 from ppo_engine.fused.update import FusedLearner
-from ppo_engine.normalization import ObservationNormalizer
+from ppo_engine.normalization import ObservationNormalizer, ValueNormalizer
 from ppo_engine.policy import Policy
 from ppo_engine.random import stream
 from ppo_engine.rollout import Collector, Rollout
+from ppo_engine.schedules import Coefficients, coefficients
 from ppo_engine.spec import LinearSchedule, PolicySpec, PPOSpec, Schedule
-from ppo_engine.update import Coefficients, Learner, coefficients
+from ppo_engine.update import Learner
 
 HEADS = ("categorical", "multi_categorical", "bernoulli", "gaussian", "squashed_gaussian")
 KINK = 1e-4
@@ -39,6 +40,7 @@ class Case:
     observation_size: int
     n_envs: int
     normalized: bool
+    values_normalized: bool
     foreign: bool
     """Whether environments reset in a step of their own, whose rows are not valid."""
     fraction_done: float
@@ -68,6 +70,7 @@ def cases(draw: st.DrawFn) -> Case:
     n_envs, n_steps = draw(st.sampled_from([8, 1, 3, 16])), draw(st.sampled_from([33, 1, 2, 7, 16]))
     rows = n_envs * n_steps
     batch_size = min(rows, draw(st.sampled_from([rows // 2 + 1, 1 + rows // 99, 2 + rows // 66, 7, 64, 65, 100, rows])))
+    estimator: Any = draw(st.sampled_from(["gae", "gae", "monte_carlo", "td", "n_step"]))
     modes = ["minibatch", "batch", "off"] if batch_size > 1 else ["batch", "off"]
     return Case(
         head=head,
@@ -85,6 +88,9 @@ def cases(draw: st.DrawFn) -> Case:
             n_epochs=draw(st.integers(1, 3)),
             gamma=draw(st.sampled_from([0.0, 0.9, 0.99, 1.0])),
             gae_lambda=draw(st.sampled_from([0.0, 0.95, 1.0])),
+            advantage_estimator=estimator,
+            n_step=draw(st.integers(1, n_steps)) if estimator == "n_step" else None,
+            recompute_advantages=draw(st.booleans()),
             learning_rate=draw(schedules(1e-4, 1e-2)),
             clip_range=draw(schedules(0.05, 0.4)),
             clip_range_vf=draw(st.none() | schedules(0.05, 1.0)),
@@ -97,6 +103,7 @@ def cases(draw: st.DrawFn) -> Case:
         observation_size=draw(st.sampled_from([1, 2, 4, 17])),
         n_envs=n_envs,
         normalized=draw(st.booleans()),
+        values_normalized=draw(st.booleans()),
         foreign=draw(st.booleans()),
         fraction_done=draw(st.floats(0, 1)),
         seed=draw(st.integers(0, 2**32 - 1)),
@@ -116,6 +123,7 @@ def case_of(head: str = "categorical", *, hidden_sizes: tuple[int, ...] = (5, 3)
         observation_size=4,
         n_envs=3,
         normalized=False,
+        values_normalized=False,
         foreign=False,
         fraction_done=0.0,
         seed=3,
@@ -248,7 +256,7 @@ def older_rollout(case: Case) -> Rollout:
 
 def as_fused(rollout: Rollout) -> FusedRollout:
     """The same numbers as the fused learner takes them, in memory of their own."""
-    fields = {name: np.asarray(getattr(rollout, name)).copy() for name in Rollout.__dataclass_fields__}
+    fields = {name: np.asarray(getattr(rollout, name)).copy() for name in FusedRollout.__dataclass_fields__}
     return FusedRollout(**{**fields, "actions": fields["actions"].astype(np.float32)})
 
 
@@ -256,9 +264,20 @@ def learners(case: Case, **ppo: Any) -> tuple[Learner, FusedLearner]:
     """Both kinds on equal policies; `ppo` is laid over the case's."""
     spec = case.ppo.model_copy(update=ppo)
     return (
-        Learner(policy_of(case), spec, stream(case.seed, "minibatches")),
-        FusedLearner(policy_of(case), spec, stream(case.seed, "minibatches")),
+        Learner(policy_of(case), spec, stream(case.seed, "minibatches"), value_normalizer=value_normalizer_of(case)),
+        FusedLearner(
+            policy_of(case), spec, stream(case.seed, "minibatches"), value_normalizer=value_normalizer_of(case)
+        ),
     )
+
+
+def value_normalizer_of(case: Case) -> ValueNormalizer | None:
+    """One that has seen something."""
+    if not case.values_normalized:
+        return None
+    normalizer = ValueNormalizer()
+    normalizer.update(case.generator(8).normal(0.5, 3.0, size=50).astype(np.float32))
+    return normalizer
 
 
 def in_float64(policy: Policy) -> Policy:

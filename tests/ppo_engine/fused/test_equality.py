@@ -138,7 +138,8 @@ def test_the_gradient_of_one_minibatch_and_the_step_by_it_agree(case: Case) -> N
     ours, theirs = fused.policy.flat - before, plain.policy.flat - before
     distinct = plain.adam.m.abs() > 1e-3 * plain.adam.m.norm()
     assert_same_tensors(plain.policy, ours * distinct, theirs * distinct, 1e-3, floor=0.0)
-    assert (ours.abs() <= 1.01 * case.now.learning_rate).all()
+    # Where values have units of their own, the critic's last layer was brought into the new ones before the step.
+    assert case.values_normalized or (ours.abs() <= 1.01 * case.now.learning_rate).all()
 
 
 @campaign

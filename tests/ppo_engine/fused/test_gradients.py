@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from ppo_engine.loss import Minibatch, ppo_loss
+from ppo_engine.loss import ppo_loss
+from ppo_engine.minibatch import Minibatch
 from ppo_engine.policy import Policy
-from ppo_engine.update import flat_batch
+from ppo_engine.targets import flat_batch
 from tests.ppo_engine.fused.cases import HEADS, as_fused, case_of, in_float64, learners, older_rollout
 
 BETA1 = 0.9
@@ -23,8 +24,7 @@ NETWORKS: list[tuple[tuple[int, ...], str, bool]] = [
 def exact_gradient(policy: Policy, batch: Minibatch, **coefficients: Any) -> torch.Tensor:
     """∂ loss / ∂ parameters [P] of one minibatch, in float64."""
     exact = in_float64(policy)
-    actions = batch.actions.double() if batch.actions.is_floating_point() else batch.actions
-    rows = Minibatch(*(column.double() for column in batch))._replace(actions=actions)
+    rows = batch.map(lambda column: column.double() if column.is_floating_point() else column)
     for parameter in exact.parameters():
         parameter.grad = None
     log_probs, entropies, values = exact.evaluate_actions(rows.observations, rows.actions)

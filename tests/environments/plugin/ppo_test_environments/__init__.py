@@ -16,13 +16,27 @@ Spaces
     test/MultiBinaryAction-v0     MultiBinary 3                   test/OffsetAction-v0      Discrete 3 from -1
     test/AsymmetricAction-v0      Box [-3, 0] to [1, 10]          test/MatrixBoxAction-v0   Box of shape (2, 2)
       each rewards the share of the action that is right, and raises ValueError for an action outside its space
-    test/DictAction-v0            a Dict action space: unsupported
+    test/TupleAction-v0           a Tuple of Discrete 3 and Box 2
+    test/DictAction-v0            a Dict of a Tuple (of Box 2 and MultiBinary 2), Discrete 3 from -1 and MultiDiscrete
+      [2, 3]; two states; `masks="none"`, "parts", "flat", "short part"
+    test/TextAction-v0            a Text action space: unsupported
+Action masks, which say what does not raise; `by="info"` or "method", `form="flat"`, "integers", "heads", "lists"
+    test/Masked-v0                Discrete 5 from -1              test/MaskedMulti-v0     MultiDiscrete [2, 5, 3]
+    test/MaskedBits-v0            MultiBinary 3
+      the share of heads with their last valid choice is the reward; from step `at_step=5` of its life on the mask is at
+      `fault="none"`: "nothing valid", "short", "floats", "text", "two", "missing", "unequal heads"
 Probes of learning (one step unless said otherwise)
     test/ProbeConstant-v0         one action, observation 0, reward 1: V = 1
     test/ProbeObservation-v0      one action, observation and reward both +1 or -1: V = observation
     test/ProbeDiscount-v0         one action, two steps, observations 0 then 1, reward 1 at the end: V = gamma, 1
     test/ProbeAction-v0           observation 0, action 1 earns +1, action 0 earns -1
     test/ProbeObservationAction-v0    observation +1 or -1; +1 for action 1 at +1 and action 0 at -1, otherwise -1
+    test/ProbeImage-v0            36 x 36 bytes, `channels=3`, `channels_first=False`, 5 steps; the action that has the
+                                  number of the bright quadrant earns 1
+    test/ProbeImageDict-v0        a Dict of two numbers, such a picture, and a bit that says whether 3 - action counts
+Memory
+    test/CartPolePositions-v0     CartPole without velocities, 500 steps
+    test/TMaze-v0                 a sign, `delay=20` steps without it, and the turn that it was for: +1 or -1; 60 steps
 Ill-behaved: the walk, until `at_step=5` (or `at_reset=0`) of one environment's life; both count over all its episodes
     test/RaisesInConstructor-v0   test/RaisesInReset-v0 (RuntimeError)    test/RaisesInStep-v0 (RuntimeError)
     test/ExitsInStep-v0           raises SystemExit

@@ -67,6 +67,29 @@ class InfiniteObservation(FaultyStep):
         return np.array([-np.inf, observation[1]], np.float32), *rest
 
 
+class OutsideItsSpace(FaultyStep):
+    """Its positions may be from -10 to 10, and are `far` in the end."""
+
+    observation_space = spaces.Box(np.array([-10.0, -np.inf], np.float32), np.array([10.0, np.inf], np.float32))
+
+    def __init__(self, at_step: int = 5, far: float = 12.5) -> None:
+        super().__init__(at_step)
+        self.far = far
+
+    def spoil(self, observation: Observation, *rest: Any) -> Any:
+        return np.array([self.far, 1e6], np.float32), *rest
+
+
+class OutsideItsIntegers(FaultyStep):
+    observation_space = spaces.Box(-1000, 1000, (2,), np.int64)
+
+    def observe(self) -> Any:
+        return super().observe().astype(np.int64)
+
+    def spoil(self, observation: Observation, *rest: Any) -> Any:
+        return np.array([1001, 0]), *rest
+
+
 class HugeObservation(FaultyStep):
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
 

@@ -1,0 +1,1 @@
+"""The modules that a policy is made of."""

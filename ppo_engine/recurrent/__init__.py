@@ -1,0 +1,1 @@
+"""Policies that remember: cells, sequences of a rollout, and what acts and learns with them."""

@@ -1,0 +1,167 @@
+"""What a policy remembers by: LSTM, GRU, or nothing, over sequences in which episodes may start anywhere."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ppo_engine.networks.parameters import NamedModule, NamedTensor
+from ppo_engine.recurrent.gru import gru_backward, gru_forward
+from ppo_engine.recurrent.lstm import lstm_backward, lstm_forward
+
+GAIN = 1.0
+"""Of the orthogonal weights, gate by gate: neither the observations nor the hidden state grow or shrink."""
+RETENTION = 1.0
+"""Initial bias of the gates that keep what is remembered: the forget gate of the LSTM, the update gate of the GRU. A
+fresh cell then keeps 73 % of a step, and not half. Source: Jozefowicz et al. 2015, "An Empirical Exploration of
+Recurrent Network Architectures", which found it to matter more than the choice of the cell."""
+
+MemoryKind = Literal["none", "lstm", "gru"]
+
+
+class NoMemory(nn.Module):
+    """Features pass through; the state has no columns."""
+
+    state_size = 0
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.outputs = inputs
+
+    def forward(self, features: Tensor, state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        return features, state
+
+
+class LSTM(NamedModule):
+    """Its state is the hidden state, then the cell state: [S, 2U]."""
+
+    def __init__(self, inputs: int, units: int) -> None:
+        super().__init__()
+        self.outputs, self.state_size = units, 2 * units
+        self.input_weight = self.parameter(NamedTensor("memory/input/weight", (4 * units, inputs), GAIN, blocks=4))
+        self.hidden_weight = self.parameter(NamedTensor("memory/hidden/weight", (4 * units, units), GAIN, blocks=4))
+        self.bias = self.parameter(NamedTensor("memory/bias", (4 * units,), fill=(0.0, RETENTION, 0.0, 0.0), blocks=4))
+
+    def forward(self, features: Tensor, state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states [L, S, U] of features [L, S, F], and the state [S, 2U] after the last step.
+
+        Args:
+            state: [S, 2U] that the first step begins with, but where an episode starts there.
+            starts: [L, S] bool; the state is zeroed before such a step.
+        """
+        inputs = _through(features, self.input_weight, self.bias)
+        keep = _keep(starts, features)
+        if features.device.type != "cpu":
+            return _lstm_steps(inputs, self.hidden_weight, state, keep)
+        hidden, after = _lstm(inputs, self.hidden_weight, state, keep)
+        return hidden, after
+
+
+class GRU(NamedModule):
+    """Its state is the hidden state: [S, U]."""
+
+    def __init__(self, inputs: int, units: int) -> None:
+        super().__init__()
+        self.outputs = self.state_size = units
+        self.input_weight = self.parameter(NamedTensor("memory/input/weight", (3 * units, inputs), GAIN, blocks=3))
+        self.hidden_weight = self.parameter(NamedTensor("memory/hidden/weight", (3 * units, units), GAIN, blocks=3))
+        self.bias = self.parameter(NamedTensor("memory/bias", (3 * units,), fill=(0.0, RETENTION, 0.0), blocks=3))
+        self.recalled_bias = self.parameter(NamedTensor("memory/recalled/bias", (units,)))
+
+    def forward(self, features: Tensor, state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """As `LSTM.forward`, with a state [S, U]."""
+        inputs = _through(features, self.input_weight, self.bias)
+        keep = _keep(starts, features)
+        if features.device.type != "cpu":
+            return _gru_steps(inputs, self.hidden_weight, self.recalled_bias, state, keep)
+        hidden, after = _gru(inputs, self.hidden_weight, self.recalled_bias, state, keep)
+        return hidden, after
+
+
+def memory_of(kind: MemoryKind, inputs: int, units: int) -> NoMemory | LSTM | GRU:
+    """What remembers, of so many units, behind an extractor of so many features."""
+    if kind == "none":
+        return NoMemory(inputs)
+    return LSTM(inputs, units) if kind == "lstm" else GRU(inputs, units)
+
+
+class _LSTM(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, state: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        arrays = [tensor.detach().numpy() for tensor in (inputs, weight, state, keep)]
+        hidden, after, ctx.trace = lstm_forward(*arrays)
+        ctx.weight, ctx.keep = arrays[1], arrays[3]
+        outputs = torch.from_numpy(hidden), torch.from_numpy(after)
+        ctx.mark_non_differentiable(outputs[1])
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gradient = gradients[0].contiguous().numpy()
+        d_inputs, d_weight = lstm_backward(ctx.trace, ctx.weight, ctx.keep, gradient)
+        return torch.from_numpy(d_inputs), torch.from_numpy(d_weight), None, None
+
+
+class _GRU(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, state: Tensor, keep: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        arrays = [tensor.detach().numpy() for tensor in (inputs, weight, bias, state, keep)]
+        hidden, after, ctx.trace = gru_forward(*arrays)
+        ctx.weight, ctx.keep = arrays[1], arrays[4]
+        outputs = torch.from_numpy(hidden), torch.from_numpy(after)
+        ctx.mark_non_differentiable(outputs[1])
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gradient = gradients[0].contiguous().numpy()
+        parts = gru_backward(ctx.trace, ctx.weight, ctx.keep, gradient)
+        return (*map(torch.from_numpy, parts), None, None)
+
+
+# Typed, which `apply` is not.
+_lstm: Callable[..., tuple[Tensor, Tensor]] = _LSTM.apply
+_gru: Callable[..., tuple[Tensor, Tensor]] = _GRU.apply
+
+
+def _lstm_steps(inputs: Tensor, weight: Tensor, state: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """What `_LSTM` computes, by torch, for other devices."""
+    h, c = state.chunk(2, dim=1)
+    hidden = []
+    for row, kept in zip(inputs.unbind(), keep.unbind(), strict=True):
+        gates = torch.addmm(row, h * kept, weight.t())
+        i, f, g, o = gates.chunk(4, dim=1)
+        c = f.sigmoid() * (c * kept) + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        hidden.append(h)
+    return torch.stack(hidden), torch.cat([h, c], dim=1).detach()
+
+
+def _gru_steps(inputs: Tensor, weight: Tensor, bias: Tensor, state: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """What `_GRU` computes, by torch, for other devices."""
+    h, units = state, state.shape[1]
+    hidden = []
+    for row, kept in zip(inputs.unbind(), keep.unbind(), strict=True):
+        h = h * kept
+        product = h @ weight.t()
+        r, z = (row[:, : 2 * units] + product[:, : 2 * units]).sigmoid().chunk(2, dim=1)
+        n = (row[:, 2 * units :] + r * (product[:, 2 * units :] + bias)).tanh()
+        h = n + z * (h - n)
+        hidden.append(h)
+    return torch.stack(hidden), h.detach()
+
+
+def _through(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer [L, S, F] → [L, S, outputs]: one matrix product for all steps."""
+    flat = torch.addmm(bias, features.flatten(0, 1), weight.t())
+    return flat.view(*features.shape[:2], -1)
+
+
+def _keep(starts: Tensor, features: Tensor) -> Tensor:
+    return (~starts).to(features.dtype).unsqueeze(-1)

@@ -1,0 +1,74 @@
+"""Collecting experience with memory."""
+
+from dataclasses import fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ppo_engine.envs.vector import Step, VectorEnvironment
+from ppo_engine.errors import CheckpointMismatch
+from ppo_engine.normalization import ObservationNormalizer
+from ppo_engine.policy import Policy
+from ppo_engine.recurrent.sequences import RecurrentRollout
+from ppo_engine.rollout import Collector
+
+
+class RecurrentCollector(Collector):
+    """Carries the state of each environment from step to step, and from rollout to rollout."""
+
+    def __init__(
+        self,
+        environment: VectorEnvironment,
+        policy: Policy,
+        normalizer: ObservationNormalizer | None,
+        *,
+        n_steps: int,
+        generator: np.random.Generator,
+    ) -> None:
+        super().__init__(environment, policy, normalizer, n_steps=n_steps, generator=generator)
+        n_envs, self._length = environment.n_envs, policy.spec.sequence_length
+        self.state = torch.zeros(n_envs, policy.memory.state_size, device=policy.device)
+        """[N, M]: what the next step is acted from."""
+        self._states = torch.empty(-(-n_steps // self._length), *self.state.shape, device=policy.device)
+        self._starts = np.empty((n_steps, n_envs), np.bool_)
+        self._begins = np.zeros(n_envs, np.bool_)
+        self._cut_off_states: list[Tensor] = []
+
+    def remember(self, state: NDArray[np.float32]) -> None:
+        """Goes on from a state [N, M]; raises CheckpointMismatch where it is of another shape."""
+        if state.shape != self.state.shape:
+            raise CheckpointMismatch("the checkpoint's memory is of another shape")
+        self.state = torch.tensor(state, device=self.state.device)
+
+    def collect(self) -> RecurrentRollout:
+        self._cut_off_states = []
+        rollout = super().collect()
+        columns = {field.name: getattr(rollout, field.name) for field in fields(rollout)}
+        return RecurrentRollout(**columns, states=self._states, starts=self._starts)
+
+    def _act(self, t: int, observations: Tensor, noise: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        if t % self._length == 0:
+            self._states[t // self._length] = self.state
+        self._starts[t] = self._begins
+        outputs, values, self.state = self.policy.step(observations, self.state)
+        if masks is not None:
+            outputs = self.policy.distribution.masked(outputs, masks)
+        return self.policy.distribution.sample(outputs, self.policy.log_std, noise), outputs, values
+
+    def _store(self, t: int, step: Step) -> None:
+        super()._store(t, step)
+        cut_off = np.flatnonzero(self._truncated[t] & ~self._terminated[t])
+        if len(cut_off):
+            self._cut_off_states.append(self.state[torch.from_numpy(cut_off)])
+        # A row that is no step is one that a foreign environment resets in: what was seen there is of no episode.
+        self._begins = step.terminated | step.truncated | ~step.valid
+        if self._begins.any():
+            self.state = self.state.masked_fill(torch.from_numpy(self._begins).to(self.state.device)[:, None], 0.0)
+
+    def _last_values(self) -> Tensor:
+        return self.policy.step(self._observations[-1], self.state)[1]
+
+    def _final_values(self, observations: Tensor) -> Tensor:
+        return self.policy.step(observations, torch.cat(self._cut_off_states))[1]

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pydantic import BaseModel, JsonValue
@@ -26,6 +27,7 @@ from worker.runs import RUNS
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
+DESCRIBE_SECONDS = 120.0
 DESCRIBE_RETRY_SECONDS = 10.0
 COMPILE_SECONDS = 60.0
 """A worker whose engine is not compiled by then offers its slots all the same."""
@@ -67,7 +69,8 @@ class Presence:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._live, name="presence", daemon=True)
         self._at_work = threading.Lock()
-        # A pool process that is forked while this thread holds a lock of SQLite's would inherit it, held for ever.
+        # A pool process that is forked while this thread holds a lock of SQLite's would inherit it, held for ever;
+        # and one that is forked while a process is started, the pipes whose end this thread then waits for.
         os.register_at_fork(
             before=self._at_work.acquire, after_in_parent=self._at_work.release, after_in_child=self._at_work.release
         )
@@ -110,10 +113,11 @@ class Presence:
 
     def _prepared(self) -> Description:
         """What the worker can train; the engine is compiled by then, so that no job has to wait for that."""
-        description = describe(self._queue)
+        description = describe(self._queue, self._at_work)
         if not description.is_compiled:
-            logger.info("the engine is being compiled for this machine, which happens once")
-            compiler = start_compiler()
+            logger.info("the engine is being compiled for this machine, once: half a minute of an idle core")
+            with self._at_work:
+                compiler = start_compiler()
             deadline = time.monotonic() + COMPILE_SECONDS
             while compiler.poll() is None and time.monotonic() < deadline and not self._stopped.wait(0.1):
                 pass
@@ -147,8 +151,12 @@ def start_compiler() -> subprocess.Popen[bytes]:
     )
 
 
-def describe(queue: QueueName) -> Description:
+def describe(queue: QueueName, no_fork: AbstractContextManager[object]) -> Description:
     """What a worker of the queue can train, asked of a process of its own: environments may import anything.
+
+    Args:
+        queue: Its GPUs are described too where it is `cuda`.
+        no_fork: While it is held, no other thread forks.
 
     Raises:
         DescriptionFailed: it ended without saying so.
@@ -157,20 +165,26 @@ def describe(queue: QueueName) -> Description:
         variables = lean_variables(os.environ, threads=1)
     else:
         variables = child_variables(os.environ, threads=1, gpu=None)
-    try:
-        # Some environments leave files where they run.
-        with tempfile.TemporaryDirectory(prefix="ppo-describe-") as scratch:
-            answer = subprocess.run(
+    # Some environments leave files where they run.
+    with tempfile.TemporaryDirectory(prefix="ppo-describe-") as scratch:
+        with no_fork:
+            asked = subprocess.Popen(
                 [sys.executable, "-P", "-m", "worker.describe"],
                 env=variables,
                 cwd=scratch,
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=120,
-                check=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
             )
-        return Description.model_validate(json.loads(answer.stdout))
-    except subprocess.CalledProcessError as error:
-        raise DescriptionFailed(error.stderr.decode(errors="replace")[-2000:]) from error
-    except (subprocess.TimeoutExpired, ValueError) as error:
+        with asked:
+            try:
+                answer, complaint = asked.communicate(timeout=DESCRIBE_SECONDS)
+            except subprocess.TimeoutExpired as error:
+                asked.kill()
+                raise DescriptionFailed(str(error)) from error
+    if asked.returncode != 0:
+        raise DescriptionFailed(complaint.decode(errors="replace")[-2000:])
+    try:
+        return Description.model_validate(json.loads(answer))
+    except ValueError as error:
         raise DescriptionFailed(str(error)) from error

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from celery import Celery
 from fastapi import Depends, Header, Path, Query, Request
@@ -119,15 +119,18 @@ CheckpointId = Annotated[str, Depends(checkpoint_id_of)]
 EvaluationId = Annotated[str, Depends(evaluation_id_of)]
 
 Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
-AfterJob = Annotated[str | None, Query(pattern=f"^job_{_ID_PATTERN}$", description="The `last_id` of the page before.")]
-AfterCheckpoint = Annotated[
-    str | None, Query(pattern=f"^ckpt_{_ID_PATTERN}$", description="The `last_id` of the page before.")
-]
-AfterEvaluation = Annotated[
-    str | None, Query(pattern=f"^eval_{_ID_PATTERN}$", description="The `last_id` of the page before.")
-]
-JobFilter = Annotated[str | None, Query(pattern=f"^job_{_ID_PATTERN}$", description="Only of this job.")]
-CheckpointFilter = Annotated[str | None, Query(pattern=f"^ckpt_{_ID_PATTERN}$", description="Only of this checkpoint.")]
+
+
+def _id_query(prefix: str, description: str) -> Any:
+    return Query(pattern=f"^{prefix}_{_ID_PATTERN}$", description=description)
+
+
+_PAGE_BEFORE = "The `last_id` of the page before."
+AfterJob = Annotated[str | None, _id_query("job", _PAGE_BEFORE)]
+AfterCheckpoint = Annotated[str | None, _id_query("ckpt", _PAGE_BEFORE)]
+AfterEvaluation = Annotated[str | None, _id_query("eval", _PAGE_BEFORE)]
+JobFilter = Annotated[str | None, _id_query("job", "Only of this job.")]
+CheckpointFilter = Annotated[str | None, _id_query("ckpt", "Only of this checkpoint.")]
 AfterSeq = Annotated[int, Query(ge=0, le=MAX_SEQ, description="Only what the ledger holds after this `seq`.")]
 Wait = Annotated[
     float, Query(ge=0, le=MAX_WAIT_SECONDS, description="Seconds to hold the answer until something is new.")

@@ -5,7 +5,6 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import Response
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from api.answers import Answers, problems
 from api.bodies import JSONRoute
@@ -18,16 +17,15 @@ from api.dependencies import (
     KnownSeq,
     Limit,
     PrincipalOf,
-    Services,
     ServicesOf,
     Wait,
 )
 from api.evaluations import accept
 from api.idempotency import answer_once, intent_of
-from api.waiting import until_news
+from api.waiting import read_when_new
 from ppo_jobs.repository import evaluations
 from ppo_jobs.schemas import Evaluation, EvaluationRequest, Page
-from ppo_jobs.states import TERMINAL, JobStatus
+from ppo_jobs.states import JobStatus
 
 router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"], route_class=JSONRoute)
 
@@ -101,12 +99,12 @@ async def read_evaluation(
 
     With `wait`, the answer comes when `last_seq` exceeds `after`, or it has ended, or time is up.
     """
-    evaluation = await run_in_threadpool(_read, services, principal.tenant_id, evaluation_id)
-    known = evaluation.last_seq if after is None else after
-    if wait == 0 or evaluation.last_seq > known or evaluation.status in TERMINAL:
-        return evaluation
-    await until_news(services, principal.tenant_id, evaluation, known, seconds=wait)
-    return await run_in_threadpool(_read, services, principal.tenant_id, evaluation_id)
+
+    def read() -> Evaluation:
+        with services.database.read() as session:
+            return evaluations.get_evaluation(session, principal.tenant_id, evaluation_id)
+
+    return await read_when_new(services, principal.tenant_id, read, after=after, seconds=wait)
 
 
 @router.post(
@@ -130,8 +128,3 @@ def cancel_evaluation(
         return 200 if before == JobStatus.CANCELLED else 202, cancelled
 
     return answer_once(services, intent_of(request, principal, idempotency_key), Evaluation, act)
-
-
-def _read(services: Services, tenant_id: str, evaluation_id: str) -> Evaluation:
-    with services.database.read() as session:
-        return evaluations.get_evaluation(session, tenant_id, evaluation_id)

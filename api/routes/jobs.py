@@ -5,7 +5,6 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query, Request
 from fastapi.responses import Response
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from api.answers import Answers, problems
 from api.bodies import JSONRoute
@@ -16,7 +15,6 @@ from api.dependencies import (
     KnownSeq,
     Limit,
     PrincipalOf,
-    Services,
     ServicesOf,
     Wait,
 )
@@ -24,11 +22,11 @@ from api.idempotency import answer_once, intent_of
 from api.pages import whole_page
 from api.retries import retry
 from api.submission import resolved_spec
-from api.waiting import until_news
+from api.waiting import read_when_new
 from ppo_engine.spec import TrainingSpec, settings_made, wanted_queue
 from ppo_jobs.repository import jobs, workers
 from ppo_jobs.schemas import Attempt, Job, JobPatch, Page, RetryRequest
-from ppo_jobs.states import TERMINAL, JobStatus, QueueName
+from ppo_jobs.states import JobStatus, QueueName
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JSONRoute)
 
@@ -110,12 +108,12 @@ async def read_job(
     after: KnownSeq = None,
 ) -> Job:
     """One job. With `wait`, the answer comes when `last_seq` exceeds `after`, or the job has ended, or time is up."""
-    job = await run_in_threadpool(_read, services, principal.tenant_id, job_id)
-    known = job.last_seq if after is None else after
-    if wait == 0 or job.last_seq > known or job.status in TERMINAL:
-        return job
-    await until_news(services, principal.tenant_id, job, known, seconds=wait)
-    return await run_in_threadpool(_read, services, principal.tenant_id, job_id)
+
+    def read() -> Job:
+        with services.database.read() as session:
+            return jobs.get_job(session, principal.tenant_id, job_id)
+
+    return await read_when_new(services, principal.tenant_id, read, after=after, seconds=wait)
 
 
 @router.patch("/{job_id}", responses=problems(404, body=True))
@@ -183,8 +181,3 @@ def list_attempts(job_id: JobId, services: ServicesOf, principal: PrincipalOf) -
     with services.database.read() as session:
         attempts = jobs.list_attempts(session, principal.tenant_id, job_id)
     return whole_page(attempts, [str(attempt.number) for attempt in attempts])
-
-
-def _read(services: Services, tenant_id: str, job_id: str) -> Job:
-    with services.database.read() as session:
-        return jobs.get_job(session, tenant_id, job_id)

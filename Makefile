@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PEERS := .bench-venv
 PYTEST_ARGS ?= -n 2 --dist worksteal
 
-.PHONY: help demo up test check faults bench bench-atari bench-peers bench-scaling bench-learning clean
+.PHONY: help demo up test check faults probe-matrix bench bench-atari bench-peers bench-scaling bench-learning clean
 
 help:
 	@echo "make demo            train CartPole through the service, download the policy and evaluate it"
@@ -16,6 +16,7 @@ help:
 	@echo "make test            all tests, on SQLite and the embedded broker"
 	@echo "make check           lint, types and import contracts"
 	@echo "make faults          the long campaign of injected faults"
+	@echo "make probe-matrix    every combination of head, memory, estimator and objective against its closed form"
 	@echo "make bench           training throughput beside the peers, of two jobs at once, of a job beside the engine; its start"
 	@echo "make bench-atari     training throughput on Breakout with a CNN, beside Stable-Baselines3"
 	@echo "make bench-peers     get the peers that pip and git can get: CleanRL, sbx, PureJaxRL; once, before make bench"
@@ -42,6 +43,11 @@ check: $(INSTALLED)
 
 faults: $(INSTALLED)
 	@$(BIN)/python -m pytest -q -m faults tests/faults
+
+# At most half an hour; goes on where it was interrupted.
+probe-matrix: $(INSTALLED)
+	-@$(BIN)/python -m worker.compile
+	@$(BIN)/python -m tests.ppo_engine.probes.matrix
 
 bench: $(BENCH)
 	@$(BIN)/python -m benchmarks.throughput

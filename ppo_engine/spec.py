@@ -272,8 +272,8 @@ class PPOSpec(SpecModel):
     objective: Literal["clip", "dual_clip", "kl_penalty", "none", "trpo"] = "clip"
     """What the policy climbs. `clip`: the clipped surrogate (Schulman et al. 2017). `dual_clip`: the same with a floor
     for bad actions that became likelier (Ye et al. 2020). `kl_penalty`: the plain surrogate less a penalty. `none`: the
-    policy gradient without importance weights, which with one epoch is A2C. `trpo`: a trust region (Schulman et al.
-    2015)."""
+    policy gradient without importance weights, which is A2C with one epoch and one minibatch, and goes astray with
+    many: nothing corrects for the steps before. `trpo`: a trust region (Schulman et al. 2015)."""
     clip_range: Schedule = 0.2
     """For `clip` and `dual_clip`; `clip_fraction` counts by it with every objective."""
     dual_clip: float = Field(default=3.0, gt=1, le=1e3)

@@ -34,6 +34,9 @@ Probes of learning (one step unless said otherwise)
     test/ProbeImage-v0            36 x 36 bytes, `channels=3`, `channels_first=False`, 5 steps; the action that has the
                                   number of the bright quadrant earns 1
     test/ProbeImageDict-v0        a Dict of two numbers, such a picture, and a bit that says whether 3 - action counts
+    test/CueChoice-v0 and CueChoices, CueBits, CueMasked, CueNumber, CueTuple, CueDict    six steps; one task for every
+      kind of action, whose values are known: see `cues`; test/CueChoiceForgotten-v0 and so on need memory
+    test/Dither-v0                one Box number; the best deviation depends on the observation, +1 or -1
 Memory
     test/CartPolePositions-v0     CartPole without velocities, 500 steps
     test/TMaze-v0                 a sign, `delay=20` steps without it, and the turn that it was for: +1 or -1; 60 steps

@@ -16,6 +16,7 @@ ENVIRONMENTS = {
     "values:ProbeDiscount": None,
     "values:ProbeAction": None,
     "values:ProbeObservationAction": None,
+    "cues:Dither": None,
     "pictures:ProbeImage": None,
     "pictures:ProbeImageDict": None,
     "memory:CartPolePositions": 500,
@@ -62,6 +63,9 @@ ENVIRONMENTS = {
 }
 """Entry points within the package, and after how many steps an episode is truncated."""
 
+CUES = ("Choice", "Choices", "Bits", "Masked", "Number", "Tuple", "Dict")
+CUE_STEPS = 6
+
 FOREIGN = {"NextStep": "next_step", "SameStep": "same_step", "Disabled": "disabled", "Unlabelled": "unlabelled"}
 
 
@@ -71,6 +75,14 @@ def register() -> None:
         gymnasium.register(
             f"test/{entry_point.partition(':')[2]}-v0", f"{PACKAGE}.{entry_point}", max_episode_steps=limit
         )
+    for name in CUES:
+        for suffix, forgotten in (("", False), ("Forgotten", True)):
+            gymnasium.register(
+                f"test/Cue{name}{suffix}-v0",
+                f"{PACKAGE}.cues:Cue{name}",
+                max_episode_steps=CUE_STEPS,
+                kwargs={"forgotten": forgotten},
+            )
     for name, function in FOREIGN.items():
         gymnasium.register(
             f"test/{name}-v0",

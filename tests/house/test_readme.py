@@ -8,8 +8,10 @@ import click
 import pytest
 
 from ppo_client.cli.root import ppo
+from ppo_engine.bundle import load_policy
 from ppo_engine.presets import consistency_faults, resolve
 from ppo_engine.spec import TrainingSpec
+from ppo_engine.trainer import Trainer
 from ppo_jobs.settings import Settings
 from ppo_server.__main__ import main as server
 
@@ -26,6 +28,18 @@ def test_every_spec_can_be_trained(block):
     spec = TrainingSpec.model_validate_json(block)
     assert consistency_faults(resolve(spec)) == []
     assert json.loads(block)["env"]["id"] == spec.env.id
+
+
+@pytest.mark.parametrize("block", blocks("json"))
+def test_every_spec_is_trained_as_it_says(block, tmp_path):
+    """For one iteration, which is shorter than it would be."""
+    document = json.loads(block)
+    document["ppo"] = {**document.get("ppo", {}), "total_timesteps": 1, "n_steps": 32}
+    trainer = Trainer(TrainingSpec.model_validate_json(json.dumps(document)))
+    assert [step.finished for step in trainer.iterations()] == [True]
+    trainer.save(tmp_path / "policy")
+    trainer.close()
+    assert load_policy(tmp_path / "policy").manifest.env.id == document["env"]["id"]
 
 
 def test_every_make_target_exists():

@@ -34,7 +34,25 @@ def warm() -> None:
         for _ in trainer.iterations():
             pass
         trainer.close()
+    for memory in ("lstm", "gru"):
+        _remember(memory)
     _replay()
+
+
+def _remember(memory: str) -> None:
+    """The loops of a memory, within a training by torch."""
+    spec = TrainingSpec.model_validate(
+        {
+            "env": {"id": "CartPole-v1", "n_envs": 2},
+            "policy": {"memory": memory, "memory_size": 2, "sequence_length": 2},
+            "ppo": {"total_timesteps": 4, "n_steps": 2, "batch_size": 4, "n_epochs": 1},
+            "seed": 0,
+        }
+    )
+    trainer = Trainer(spec)
+    for _ in trainer.iterations():
+        pass
+    trainer.close()
 
 
 def _replay() -> None:

@@ -1,15 +1,15 @@
 """What a policy remembers by: LSTM, GRU, or nothing, over sequences in which episodes may start anywhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ppo_engine.fused.gru import GRUTrace, gru_backward, gru_forward
+from ppo_engine.fused.lstm import Floats, LSTMTrace, lstm_backward, lstm_forward
 from ppo_engine.networks.parameters import NamedModule, NamedTensor
-from ppo_engine.recurrent.gru import gru_backward, gru_forward
-from ppo_engine.recurrent.lstm import lstm_backward, lstm_forward
 
 GAIN = 1.0
 """Of the orthogonal weights, gate by gate: neither the observations nor the hidden state grow or shrink."""
@@ -53,10 +53,8 @@ class LSTM(NamedModule):
         """
         inputs = _through(features, self.input_weight, self.bias)
         keep = _keep(starts, features)
-        if features.device.type != "cpu":
-            return _lstm_steps(inputs, self.hidden_weight, state, keep)
-        hidden, after = _lstm(inputs, self.hidden_weight, state, keep)
-        return hidden, after
+        steps = _lstm if _is_compiled(inputs) else lstm_steps
+        return steps(inputs, self.hidden_weight, state, keep)
 
 
 class GRU(NamedModule):
@@ -74,10 +72,8 @@ class GRU(NamedModule):
         """As `LSTM.forward`, with a state [S, U]."""
         inputs = _through(features, self.input_weight, self.bias)
         keep = _keep(starts, features)
-        if features.device.type != "cpu":
-            return _gru_steps(inputs, self.hidden_weight, self.recalled_bias, state, keep)
-        hidden, after = _gru(inputs, self.hidden_weight, self.recalled_bias, state, keep)
-        return hidden, after
+        steps = _gru if _is_compiled(inputs) else gru_steps
+        return steps(inputs, self.hidden_weight, self.recalled_bias, state, keep)
 
 
 def memory_of(kind: MemoryKind, inputs: int, units: int) -> NoMemory | LSTM | GRU:
@@ -90,19 +86,22 @@ def memory_of(kind: MemoryKind, inputs: int, units: int) -> NoMemory | LSTM | GR
 class _LSTM(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, state: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-        arrays = [tensor.detach().numpy() for tensor in (inputs, weight, state, keep)]
-        hidden, after, ctx.trace = lstm_forward(*arrays)
-        ctx.weight, ctx.keep = arrays[1], arrays[3]
-        outputs = torch.from_numpy(hidden), torch.from_numpy(after)
-        ctx.mark_non_differentiable(outputs[1])
-        return outputs
+        steps, rows, units = *inputs.shape[:2], weight.shape[1]
+        hidden, after = torch.empty(steps, rows, units), state.detach().clone()
+        ctx.trace = LSTMTrace(*_arrays((steps, rows, 4 * units), *[(steps, rows, units)] * 3))
+        ctx.weight, ctx.keep = _array(weight), _array(keep)
+        lstm_forward(_array(inputs), ctx.weight, ctx.keep, after.numpy(), hidden.numpy(), ctx.trace)
+        ctx.mark_non_differentiable(after)
+        return hidden, after
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = gradients[0].contiguous().numpy()
-        d_inputs, d_weight = lstm_backward(ctx.trace, ctx.weight, ctx.keep, gradient)
-        return torch.from_numpy(d_inputs), torch.from_numpy(d_weight), None, None
+        gradient = _array(gradients[0])
+        (room,) = _arrays((2, *gradient.shape[1:]))
+        d_inputs, d_weight = torch.empty(ctx.trace.gates.shape), torch.empty(ctx.weight.shape)
+        lstm_backward(ctx.trace, ctx.weight, ctx.keep, gradient, room, d_inputs.numpy(), d_weight.numpy())
+        return d_inputs, d_weight, None, None
 
 
 class _GRU(torch.autograd.Function):
@@ -110,19 +109,39 @@ class _GRU(torch.autograd.Function):
     def forward(
         ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, state: Tensor, keep: Tensor
     ) -> tuple[Tensor, Tensor]:
-        arrays = [tensor.detach().numpy() for tensor in (inputs, weight, bias, state, keep)]
-        hidden, after, ctx.trace = gru_forward(*arrays)
-        ctx.weight, ctx.keep = arrays[1], arrays[4]
-        outputs = torch.from_numpy(hidden), torch.from_numpy(after)
-        ctx.mark_non_differentiable(outputs[1])
-        return outputs
+        steps, rows, units = *inputs.shape[:2], weight.shape[1]
+        hidden, after = torch.empty(steps, rows, units), state.detach().clone()
+        ctx.trace = GRUTrace(*_arrays((steps, rows, 3 * units), *[(steps, rows, units)] * 2))
+        ctx.weight, ctx.keep = _array(weight), _array(keep)
+        gru_forward(_array(inputs), ctx.weight, _array(bias), ctx.keep, after.numpy(), hidden.numpy(), ctx.trace)
+        ctx.mark_non_differentiable(after)
+        return hidden, after
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = gradients[0].contiguous().numpy()
-        parts = gru_backward(ctx.trace, ctx.weight, ctx.keep, gradient)
-        return (*map(torch.from_numpy, parts), None, None)
+        gradient = _array(gradients[0])
+        shape = ctx.trace.gates.shape
+        room, d_products = _arrays((2, *gradient.shape[1:]), shape)
+        answers = torch.empty(shape), torch.empty(ctx.weight.shape), torch.empty(ctx.weight.shape[1])
+        changes = [answer.numpy() for answer in answers]
+        gru_backward(ctx.trace, ctx.weight, ctx.keep, gradient, room, d_products, *changes)
+        return *answers, None, None
+
+
+def _is_compiled(inputs: Tensor) -> bool:
+    """Whether there are compiled loops for these numbers."""
+    return inputs.device.type == "cpu" and inputs.dtype == torch.float32
+
+
+def _array(tensor: Tensor) -> Floats:
+    array: Floats = tensor.detach().contiguous().numpy()
+    return array
+
+
+def _arrays(*shapes: tuple[int, ...]) -> Iterator[Floats]:
+    """Room for numbers, which torch aligns: where a matrix lies can change the last bit of a product."""
+    return (torch.empty(shape).numpy() for shape in shapes)
 
 
 # Typed, which `apply` is not.
@@ -130,11 +149,11 @@ _lstm: Callable[..., tuple[Tensor, Tensor]] = _LSTM.apply
 _gru: Callable[..., tuple[Tensor, Tensor]] = _GRU.apply
 
 
-def _lstm_steps(inputs: Tensor, weight: Tensor, state: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """What `_LSTM` computes, by torch, for other devices."""
+def lstm_steps(inputs: Tensor, weight: Tensor, state: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """What `_LSTM` computes, by torch, for other devices and numbers."""
     h, c = state.chunk(2, dim=1)
     hidden = []
-    for row, kept in zip(inputs.unbind(), keep.unbind(), strict=True):
+    for row, kept in zip(inputs.unbind(), keep.unsqueeze(-1).unbind(), strict=True):
         gates = torch.addmm(row, h * kept, weight.t())
         i, f, g, o = gates.chunk(4, dim=1)
         c = f.sigmoid() * (c * kept) + i.sigmoid() * g.tanh()
@@ -143,11 +162,11 @@ def _lstm_steps(inputs: Tensor, weight: Tensor, state: Tensor, keep: Tensor) -> 
     return torch.stack(hidden), torch.cat([h, c], dim=1).detach()
 
 
-def _gru_steps(inputs: Tensor, weight: Tensor, bias: Tensor, state: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """What `_GRU` computes, by torch, for other devices."""
+def gru_steps(inputs: Tensor, weight: Tensor, bias: Tensor, state: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """What `_GRU` computes, by torch, for other devices and numbers."""
     h, units = state, state.shape[1]
     hidden = []
-    for row, kept in zip(inputs.unbind(), keep.unbind(), strict=True):
+    for row, kept in zip(inputs.unbind(), keep.unsqueeze(-1).unbind(), strict=True):
         h = h * kept
         product = h @ weight.t()
         r, z = (row[:, : 2 * units] + product[:, : 2 * units]).sigmoid().chunk(2, dim=1)
@@ -164,4 +183,4 @@ def _through(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _keep(starts: Tensor, features: Tensor) -> Tensor:
-    return (~starts).to(features.dtype).unsqueeze(-1)
+    return (~starts).to(features.dtype)

@@ -1,4 +1,4 @@
-"""Each cell against torch's own, step by step, in float64."""
+"""Each cell against torch's own, step by step, in float64; and its compiled loops against that, in float32."""
 
 import pytest
 import torch
@@ -94,27 +94,30 @@ def test_gradients_are_those_of_finite_differences(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CELLS)
-def test_what_other_devices_compute_is_the_same(kind: str) -> None:
-    """The loop that CUDA runs, on the CPU's numbers."""
-    from ppo_engine.recurrent import cells
-
+def test_compiled_loops_compute_what_torch_does_in_values_and_gradients(kind: str) -> None:
     memory = made(kind)
     features, state, starts = example(memory)
-    inputs = torch.addmm(memory.bias, features.flatten(0, 1), memory.input_weight.t()).view(STEPS, ROWS, -1)
-    keep = (~starts).double()[..., None]
-    if isinstance(memory, LSTM):
-        hidden, after = cells._lstm_steps(inputs, memory.hidden_weight, state, keep)
-    else:
-        hidden, after = cells._gru_steps(inputs, memory.hidden_weight, memory.recalled_bias, state, keep)
-    ours, our_state = memory(features, state, starts)
-    assert torch.allclose(hidden, ours, atol=1e-12, rtol=0)
-    assert torch.allclose(after, our_state, atol=1e-12, rtol=0)
+    hidden, after = memory(features, state, starts)
+    (hidden * weights_of_loss()).sum().backward()
+    exact = [features.grad, *(parameter.grad for parameter in memory.parameters())]
+    compiled = made(kind).float()
+    rows = features.detach().float().requires_grad_()
+    found, found_after = compiled(rows, state.float(), starts)
+    assert found.grad_fn is not None and found.grad_fn.name() == {"lstm": "_LSTMBackward", "gru": "_GRUBackward"}[kind]
+    (found * weights_of_loss().float()).sum().backward()
+    assert torch.allclose(found.double(), hidden, atol=2e-6, rtol=0)
+    assert torch.allclose(found_after.double(), after, atol=2e-6, rtol=0)
+    for ours, theirs in zip([rows.grad, *(parameter.grad for parameter in compiled.parameters())], exact, strict=True):
+        assert ours is not None and theirs is not None
+        assert torch.allclose(ours.double(), theirs, atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", CELLS)
-def test_nothing_of_before_a_start_reaches_what_comes_after(kind: str) -> None:
-    memory = made(kind)
+def test_nothing_of_before_a_start_reaches_what_comes_after(kind: str, dtype: torch.dtype) -> None:
+    memory = made(kind).to(dtype)
     features, state, _ = example(memory)
+    features, state = features.detach().to(dtype).requires_grad_(), state.to(dtype)
     starts = torch.zeros(STEPS, ROWS, dtype=torch.bool)
     starts[3] = True
     poisoned = features.detach().clone()
@@ -123,7 +126,7 @@ def test_nothing_of_before_a_start_reaches_what_comes_after(kind: str) -> None:
     theirs, _ = memory(poisoned, state + 7, starts)
     assert torch.equal(ours[3:], theirs[3:])
     (gradient,) = torch.autograd.grad(ours[3:].sum(), features)
-    assert torch.equal(gradient[:3], torch.zeros(3, ROWS, INPUTS, dtype=torch.float64))
+    assert torch.equal(gradient[:3], torch.zeros(3, ROWS, INPUTS, dtype=dtype))
     assert gradient[3:].abs().min() > 0
 
 

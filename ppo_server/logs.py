@@ -12,7 +12,7 @@ NOTEWORTHY = re.compile(
     r"|\bis being compiled\b"
     r'|"level": "(WARNING|ERROR|CRITICAL)"'
 )
-"""Trouble, the ends of jobs, and what takes half a minute before the first one."""
+"""Trouble, the ends of jobs, and what takes a minute before the first one."""
 
 
 def start_afresh(path: Path) -> Path:

@@ -91,7 +91,7 @@ def address(process: subprocess.Popen[bytes], folder: Path) -> tuple[str, str]:
     patience = time.monotonic() + 5
     while time.monotonic() < deadline:
         if time.monotonic() > patience:
-            print("The first start compiles the engine for this machine: half a minute of an idle core", flush=True)
+            print("The first start compiles the engine for this machine: up to a minute of an idle core", flush=True)
             patience = deadline
         if process.poll() is not None:
             raise DemoFailed(f"the service ended with status {process.returncode} before it was ready.")

@@ -115,7 +115,7 @@ class Presence:
         """What the worker can train; the engine is compiled by then, so that no job has to wait for that."""
         description = describe(self._queue, self._at_work)
         if not description.is_compiled:
-            logger.info("the engine is being compiled for this machine, once: half a minute of an idle core")
+            logger.info("the engine is being compiled for this machine, once: up to a minute of an idle core")
             with self._at_work:
                 compiler = start_compiler()
             deadline = time.monotonic() + COMPILE_SECONDS

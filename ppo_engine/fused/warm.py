@@ -3,6 +3,8 @@
 import numpy as np
 
 from ppo_engine.envs.vector import make_vector_environment
+from ppo_engine.fused.gru import GRUTrace, gru_backward, gru_forward
+from ppo_engine.fused.lstm import Floats, LSTMTrace, lstm_backward, lstm_forward
 from ppo_engine.random import environment_seeds
 from ppo_engine.spec import EnvSpec, TrainingSpec
 from ppo_engine.trainer import Trainer
@@ -11,8 +13,8 @@ from ppo_engine.trainer import Trainer
 def warm() -> None:
     """Runs one tiny iteration in each way of stepping: a minute's work the first time, a blink afterwards.
 
-    All heads, networks and environments share the same machine code, so that these two compile everything, but for what
-    a checkpoint takes that changes from one way of stepping to the other.
+    All heads, networks and environments share the same machine code, so that these two compile everything, but for the
+    memories' loops, and what a checkpoint takes that changes from one way of stepping to the other.
     """
     for vectorization, mode in (("batched", "minibatch"), ("sync", "batch")):
         spec = TrainingSpec.model_validate(
@@ -34,25 +36,26 @@ def warm() -> None:
         for _ in trainer.iterations():
             pass
         trainer.close()
-    for memory in ("lstm", "gru"):
-        _remember(memory)
+    _remember()
     _replay()
 
 
-def _remember(memory: str) -> None:
-    """The loops of a memory, within a training by torch."""
-    spec = TrainingSpec.model_validate(
-        {
-            "env": {"id": "CartPole-v1", "n_envs": 2},
-            "policy": {"memory": memory, "memory_size": 2, "sequence_length": 2},
-            "ppo": {"total_timesteps": 4, "n_steps": 2, "batch_size": 4, "n_epochs": 1},
-            "seed": 0,
-        }
-    )
-    trainer = Trainer(spec)
-    for _ in trainer.iterations():
-        pass
-    trainer.close()
+def _remember() -> None:
+    """One step of each memory, there and back, without the training by torch that has these loops.
+
+    At its first gradient torch starts a thread for each GPU, and a fork server must have one alone.
+    """
+
+    def room(*shape: int) -> Floats:
+        return np.zeros(shape, np.float32)
+
+    keep, outputs, both = room(1, 1), room(1, 1, 1), room(2, 1, 1)
+    remembered = LSTMTrace(room(1, 1, 4), room(1, 1, 1), room(1, 1, 1), room(1, 1, 1))
+    lstm_forward(room(1, 1, 4), room(4, 1), keep, room(1, 2), outputs, remembered)
+    lstm_backward(remembered, room(4, 1), keep, outputs, both, room(1, 1, 4), room(4, 1))
+    recalled = GRUTrace(room(1, 1, 3), room(1, 1, 1), room(1, 1, 1))
+    gru_forward(room(1, 1, 3), room(3, 1), room(1), keep, room(1, 1), outputs, recalled)
+    gru_backward(recalled, room(3, 1), keep, outputs, both, room(1, 1, 3), room(1, 1, 3), room(3, 1), room(1))
 
 
 def _replay() -> None:

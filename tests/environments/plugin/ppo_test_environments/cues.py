@@ -90,7 +90,7 @@ class CueBits(Cues):
 
 
 class CueMasked(Cues):
-    """Higher choices score higher, and the mask leaves 1 to 4 of them, by the state; others raise ValueError."""
+    """The mask leaves the first 1 to 4 choices, by the state, of which the last is right; others raise ValueError."""
 
     action_space = spaces.Discrete(4)
 

@@ -86,11 +86,8 @@ def memory_of(kind: MemoryKind, inputs: int, units: int) -> NoMemory | LSTM | GR
 class _LSTM(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, state: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-        steps, rows, units = *inputs.shape[:2], weight.shape[1]
-        hidden, after = torch.empty(steps, rows, units), state.detach().clone()
-        ctx.trace = LSTMTrace(*_arrays((steps, rows, 4 * units), *[(steps, rows, units)] * 3))
+        hidden, after, ctx.trace = _lstm_forward(inputs, weight, state, keep)
         ctx.weight, ctx.keep = _array(weight), _array(keep)
-        lstm_forward(_array(inputs), ctx.weight, ctx.keep, after.numpy(), hidden.numpy(), ctx.trace)
         ctx.mark_non_differentiable(after)
         return hidden, after
 
@@ -109,11 +106,8 @@ class _GRU(torch.autograd.Function):
     def forward(
         ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, state: Tensor, keep: Tensor
     ) -> tuple[Tensor, Tensor]:
-        steps, rows, units = *inputs.shape[:2], weight.shape[1]
-        hidden, after = torch.empty(steps, rows, units), state.detach().clone()
-        ctx.trace = GRUTrace(*_arrays((steps, rows, 3 * units), *[(steps, rows, units)] * 2))
+        hidden, after, ctx.trace = _gru_forward(inputs, weight, bias, state, keep)
         ctx.weight, ctx.keep = _array(weight), _array(keep)
-        gru_forward(_array(inputs), ctx.weight, _array(bias), ctx.keep, after.numpy(), hidden.numpy(), ctx.trace)
         ctx.mark_non_differentiable(after)
         return hidden, after
 
@@ -144,9 +138,36 @@ def _arrays(*shapes: tuple[int, ...]) -> Iterator[Floats]:
     return (torch.empty(shape).numpy() for shape in shapes)
 
 
+def _lstm_forward(inputs: Tensor, weight: Tensor, state: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, LSTMTrace]:
+    steps, rows, units = *inputs.shape[:2], weight.shape[1]
+    hidden, after = torch.empty(steps, rows, units), state.detach().clone()
+    trace = LSTMTrace(*_arrays((steps, rows, 4 * units), *[(steps, rows, units)] * 3))
+    lstm_forward(_array(inputs), _array(weight), _array(keep), after.numpy(), hidden.numpy(), trace)
+    return hidden, after, trace
+
+
+def _gru_forward(
+    inputs: Tensor, weight: Tensor, bias: Tensor, state: Tensor, keep: Tensor
+) -> tuple[Tensor, Tensor, GRUTrace]:
+    steps, rows, units = *inputs.shape[:2], weight.shape[1]
+    hidden, after = torch.empty(steps, rows, units), state.detach().clone()
+    trace = GRUTrace(*_arrays((steps, rows, 3 * units), *[(steps, rows, units)] * 2))
+    gru_forward(_array(inputs), _array(weight), _array(bias), _array(keep), after.numpy(), hidden.numpy(), trace)
+    return hidden, after, trace
+
+
 # Typed, which `apply` is not.
-_lstm: Callable[..., tuple[Tensor, Tensor]] = _LSTM.apply
-_gru: Callable[..., tuple[Tensor, Tensor]] = _GRU.apply
+_differentiable_lstm: Callable[..., tuple[Tensor, Tensor]] = _LSTM.apply
+_differentiable_gru: Callable[..., tuple[Tensor, Tensor]] = _GRU.apply
+
+
+def _lstm(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Acting needs no gradient, nor what torch does to prepare for one."""
+    return _differentiable_lstm(*inputs) if torch.is_grad_enabled() else _lstm_forward(*inputs)[:2]
+
+
+def _gru(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+    return _differentiable_gru(*inputs) if torch.is_grad_enabled() else _gru_forward(*inputs)[:2]
 
 
 def lstm_steps(inputs: Tensor, weight: Tensor, state: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ def fused_obstacle(spec: TrainingSpec) -> str | None:
         return "runs on the CPU only"
     if spec.env.vectorization == "device":
         return "steps no environments that are torch's tensors"
-    return beyond_plain(spec)
+    return beyond_both(spec)
 
 
 def graph_obstacle(spec: TrainingSpec) -> str | None:
@@ -39,14 +39,13 @@ def graph_obstacle(spec: TrainingSpec) -> str | None:
         return "does not estimate advantages anew between epochs (recompute_advantages)"
     if spec.normalize.values:
         return "does not know values in units of their statistics (normalize.values)"
-    return beyond_plain(spec)
+    if spec.ppo.objective != "clip":
+        return f"does not know the objective {spec.ppo.objective}"
+    return beyond_both(spec)
 
 
-def beyond_plain(spec: TrainingSpec) -> str | None:
-    """What makes a training more than PPO-Clip with a plain MLP, as "does not know …"; None where nothing does.
-
-    Compiled loops and captured graphs know the plain training alone.
-    """
+def beyond_both(spec: TrainingSpec) -> str | None:
+    """What neither compiled loops nor captured graphs know of a training, as "does not know …"; None where they do."""
     if spec.env.action_masks:
         return "does not know action masks"
     if spec.env.atari is not None:
@@ -65,7 +64,7 @@ def beyond_plain(spec: TrainingSpec) -> str | None:
     if policy.state_dependent_std:
         return "does not know standard deviations that depend on the state (state_dependent_std)"
     ppo = spec.ppo
-    if ppo.objective != "clip":
+    if ppo.objective not in ("clip", "dual_clip"):
         return f"does not know the objective {ppo.objective}"
     if ppo.kl_penalty is not None:
         return "does not know a penalty on the KL"

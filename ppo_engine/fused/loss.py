@@ -1,4 +1,4 @@
-"""The loss of PPO-Clip and its derivatives by log-probabilities and values, as `ppo_engine.loss` has it."""
+"""The clipped loss and its derivatives by log-probabilities and values, as `ppo_engine.loss` has it."""
 
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ class LossWeights(NamedTuple):
     """The numbers that weigh and bound the loss of one iteration."""
 
     clip_range: float
+    floor: float
+    """How many times a bad action's advantage its term is at the worst; infinite without a dual clip."""
     clip_range_vf: float
     """Infinite where the value's change is not clipped."""
     vf_coef: float
@@ -54,13 +56,13 @@ def loss_and_derivatives(
 
     The rows may be some of a minibatch: each counts by `share`, one over all.
 
-    A log-probability has no derivative where the clipped surrogate is the smaller one, a value none where its clipped
-    error is the greater one.
+    A log-probability has no derivative where the clipped surrogate is the smaller one, or the floor above it, a value
+    none where its clipped error is the greater one.
     """
     rows = len(values)
     low, high = np.float32(1 - by.clip_range), np.float32(1 + by.clip_range)
     clip_range, value_range = np.float32(by.clip_range), np.float32(by.clip_range_vf)
-    vf_coef = np.float32(by.vf_coef)
+    floor, vf_coef = np.float32(by.floor), np.float32(by.vf_coef)
     surrogates, errors, total_entropy, kl, clipped = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
     for row in range(rows):
         log_ratio = log_probs[row] - batch.log_probs[row]
@@ -72,7 +74,10 @@ def loss_and_derivatives(
         bound = (low if ratio < low else (high if ratio > high else ratio)) * advantage
         moves = low <= ratio <= high or free < bound
         by_log_prob[row] = -share * free if moves and not is_bounded else _ZERO
-        surrogates += bound if bound < free else free
+        surrogate, worst = bound if bound < free else free, floor * advantage
+        if advantage < _ZERO and surrogate < worst:
+            surrogate, by_log_prob[row] = worst, _ZERO
+        surrogates += surrogate
         kl += ratio - _ONE - log_ratio
         clipped += _ONE if abs(ratio - _ONE) > clip_range else _ZERO
 

@@ -193,9 +193,10 @@ class FusedLearner:
 
 def hyperparameters(ppo: PPOSpec, now: Coefficients) -> Hyperparameters:
     """The spec's and those scheduled, as the compiled functions take them."""
+    floor = ppo.dual_clip if ppo.objective == "dual_clip" else math.inf
     value_range = math.inf if now.clip_range_vf is None else now.clip_range_vf
     return Hyperparameters(
-        loss=LossWeights(now.clip_range, value_range, ppo.vf_coef, now.ent_coef),
+        loss=LossWeights(now.clip_range, floor, value_range, ppo.vf_coef, now.ent_coef),
         learning_rate=now.learning_rate,
         max_grad_norm=ppo.max_grad_norm,
         largest_kl=math.inf if ppo.target_kl is None else KL_TOLERANCE * ppo.target_kl,

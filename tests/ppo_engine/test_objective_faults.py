@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ppo_engine.backends import beyond_plain, choose_backend
+from ppo_engine.backends import beyond_both, choose_backend, graph_obstacle
 from ppo_engine.envs.catalogue import describe_environment
 from ppo_engine.export import spec_sha256
 from ppo_engine.presets import resolve
@@ -46,7 +46,7 @@ def resolved(ppo: dict[str, Any], env_id: str = "CartPole-v1", **sections: Any) 
         ({"objective": "trpo", "target_kl": 0.01}, {}, "/ppo/target_kl", "trpo.max_kl"),
         ({"critic": {"n_epochs": 3}}, {"policy": {"share_features": True}}, "/ppo/critic", "none of its own"),
         ({"rpo_alpha": 0.5}, {}, "/ppo/rpo_alpha", "CartPole-v1 has no Box actions"),
-        ({"objective": "dual_clip"}, {"backend": "fused"}, "/backend", "does not know the objective dual_clip"),
+        ({"objective": "trpo"}, {"backend": "fused"}, "/backend", "does not know the objective trpo"),
         ({"kl_penalty": {}}, {"env": {"vectorization": "device"}}, "/env/vectorization", "a penalty on the KL"),
     ],
 )
@@ -114,7 +114,6 @@ def test_resolving_again_changes_nothing() -> None:
 @pytest.mark.parametrize(
     "ppo",
     [
-        {"objective": "dual_clip"},
         {"kl_penalty": {}},
         {"objective": "none"},
         {"objective": "trpo"},
@@ -125,9 +124,18 @@ def test_resolving_again_changes_nothing() -> None:
 )
 def test_what_compiled_loops_do_not_know_is_left_to_torch_with_a_reason(ppo: dict[str, Any]) -> None:
     spec = resolved(ppo, "Pendulum-v1")
-    reason = beyond_plain(spec)
+    reason = beyond_both(spec)
     assert reason is not None and reason.startswith("does not know ")
     assert choose_backend(spec) == ("torch", f"the fused backend {reason}")
+    assert graph_obstacle(spec) == reason
+
+
+@pytest.mark.parametrize("ppo", [{"objective": "dual_clip"}])
+def test_what_compiled_loops_alone_know_no_captured_graph_is_given(ppo: dict[str, Any]) -> None:
+    spec = resolved(ppo, "Pendulum-v1")
+    assert choose_backend(spec)[0] == "fused"
+    reason = graph_obstacle(spec)
+    assert reason is not None and reason.startswith("does not know ")
 
 
 def test_compiled_loops_know_an_entropy_bonus_that_falls() -> None:

@@ -72,6 +72,7 @@ def cases(draw: st.DrawFn) -> Case:
     batch_size = min(rows, draw(st.sampled_from([rows // 2 + 1, 1 + rows // 99, 2 + rows // 66, 7, 64, 65, 100, rows])))
     estimator: Any = draw(st.sampled_from(["gae", "gae", "monte_carlo", "td", "n_step"]))
     modes = ["minibatch", "batch", "off"] if batch_size > 1 else ["batch", "off"]
+    objective: Any = draw(st.sampled_from(["clip", "clip", "dual_clip"]))
     return Case(
         head=head,
         columns=1 if head == "categorical" else draw(st.integers(1, 4)),
@@ -92,6 +93,8 @@ def cases(draw: st.DrawFn) -> Case:
             n_step=draw(st.integers(1, n_steps)) if estimator == "n_step" else None,
             recompute_advantages=draw(st.booleans()),
             learning_rate=draw(schedules(1e-4, 1e-2)),
+            objective=objective,
+            dual_clip=draw(st.floats(1.05, 2.0)) if objective == "dual_clip" else 3.0,
             clip_range=draw(schedules(0.05, 0.4)),
             clip_range_vf=draw(st.none() | schedules(0.05, 1.0)),
             normalize_advantage=draw(st.sampled_from(modes)),
@@ -244,7 +247,7 @@ def older_rollout(case: Case) -> Rollout:
     generator, now = case.generator(6), case.now
     with torch.inference_mode():
         shift = torch.from_numpy(generator.normal(scale=0.25, size=rollout.log_probs.shape).astype(np.float32))
-        for bound in (1 - now.clip_range, 1 + now.clip_range):
+        for bound in (1 - now.clip_range, 1 + now.clip_range, case.ppo.dual_clip):
             shift[(shift.exp() - bound).abs() < KINK] += 10 * KINK
         change = torch.from_numpy(generator.normal(scale=0.5, size=rollout.values.shape).astype(np.float32))
         if now.clip_range_vf is not None:

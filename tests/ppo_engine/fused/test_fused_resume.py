@@ -70,6 +70,7 @@ def ends(trainer: Trainer, directory: Path) -> dict[str, bytes]:
         ("Pendulum-v1", {"env": {"vectorization": "sync", "max_episode_steps": 45}, "policy": {"squash_output": True}}),
         ("test/MultiDiscreteAction-v0", {"policy": {"share_features": True, "activation": "relu"}}),
         ("test/MultiBinaryAction-v0", {}),
+        ("Acrobot-v1", {"ppo": {**EVERYTHING["ppo"], "objective": "dual_clip", "dual_clip": 1.1}}),
     ],
 )
 def test_a_training_that_is_cut_anywhere_ends_like_one_run_through(

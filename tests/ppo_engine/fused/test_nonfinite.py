@@ -48,6 +48,7 @@ def messages_of_collectors(case: Case, *, tensor: str, poison: float) -> tuple[s
     return answers[0], answers[1]
 
 
+@pytest.mark.parametrize("objective", ["clip", "dual_clip"])
 @pytest.mark.parametrize(
     ("field", "poison"),
     [
@@ -58,9 +59,9 @@ def messages_of_collectors(case: Case, *, tensor: str, poison: float) -> tuple[s
         *(("log_probs", math.nan), ("log_probs", math.inf)),
     ],
 )
-def test_a_poisoned_rollout_is_named_alike(field: str, poison: float) -> None:
+def test_a_poisoned_rollout_is_named_alike(field: str, poison: float, objective: str) -> None:
     """1e300 is a reward that float64 can hold, and float32 cannot."""
-    case = case_of()
+    case = case_of(objective=objective)
     rollout = older_rollout(case)
     t, env = np.argwhere(~rollout.terminated)[17]
     poisoned = torch.as_tensor(getattr(rollout, field)).clone()

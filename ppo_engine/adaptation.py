@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ppo_engine.errors import TrainingDiverged
 from ppo_engine.schedules import Coefficients
 from ppo_engine.spec import KLAdaptiveRate, KLPenaltySpec, PPOSpec
 
@@ -40,7 +41,9 @@ class Adaptation:
         )
 
     def follow(self, kl: float) -> None:
-        """Takes in the KL that an iteration ended at."""
+        """Takes in the KL that an iteration ended at. Raises TrainingDiverged where it is not finite."""
+        if not math.isfinite(kl):
+            raise TrainingDiverged(f"the KL between the policies before and after the update is {kl}")
         numbers = self._numbers
         if self._penalty is not None:
             numbers["kl_coef"] = next_kl_coef(numbers["kl_coef"], kl, self._penalty)

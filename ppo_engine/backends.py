@@ -39,8 +39,13 @@ def graph_obstacle(spec: TrainingSpec) -> str | None:
         return "does not estimate advantages anew between epochs (recompute_advantages)"
     if spec.normalize.values:
         return "does not know values in units of their statistics (normalize.values)"
-    if spec.ppo.objective != "clip":
-        return f"does not know the objective {spec.ppo.objective}"
+    ppo = spec.ppo
+    if ppo.objective != "clip":
+        return f"does not know the objective {ppo.objective}"
+    if ppo.kl_penalty is not None:
+        return "does not know a penalty on the KL"
+    if isinstance(ppo.learning_rate, KLAdaptiveRate):
+        return "does not know a learning rate that follows the KL"
     return beyond_both(spec)
 
 
@@ -64,14 +69,10 @@ def beyond_both(spec: TrainingSpec) -> str | None:
     if policy.state_dependent_std:
         return "does not know standard deviations that depend on the state (state_dependent_std)"
     ppo = spec.ppo
-    if ppo.objective not in ("clip", "dual_clip"):
+    if ppo.objective in ("none", "trpo"):
         return f"does not know the objective {ppo.objective}"
-    if ppo.kl_penalty is not None:
-        return "does not know a penalty on the KL"
     if ppo.rpo_alpha > 0:
         return "does not know perturbed means"
-    if isinstance(ppo.learning_rate, KLAdaptiveRate):
-        return "does not know a learning rate that follows the KL"
     if ppo.critic != CriticSpec():
         return "does not know an optimiser of the critic's own"
     return None

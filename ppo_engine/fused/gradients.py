@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from ppo_engine.compiled import compiled_fast
 from ppo_engine.fused.backward import Backward, backward, backward_for
+from ppo_engine.fused.divergences import add_kl_gradients, cost_and_slope, mean_kl
 from ppo_engine.fused.head_gradients import output_gradients
 from ppo_engine.fused.heads import Head, log_probs_and_entropies
-from ppo_engine.fused.loss import LossWeights, Rows, loss_and_derivatives
+from ppo_engine.fused.loss import LOSS, LossWeights, Rows, loss_and_derivatives
 from ppo_engine.fused.network import Activations, Floats, Network, activations_for, forward, transpose
 from ppo_engine.loss import LossTerms
 from ppo_engine.policy import Policy
@@ -31,11 +32,13 @@ class Workspace(NamedTuple):
     by_log_prob: Floats
 
 
-def rows_for(policy: Policy, rows: int) -> Rows:
-    """Memory for so many rows of a rollout."""
+def rows_for(policy: Policy, rows: int, *, outputs: int = 0) -> Rows:
+    """Memory for so many rows of a rollout, with so many columns of the outputs that it was acted by."""
     observations = np.zeros((rows, policy.observation_size), np.float32)
     actions = np.zeros((rows, policy.distribution.columns), np.float32)
-    return Rows(observations, actions, *np.zeros((4, rows), np.float32))
+    log_probs, values, advantages, returns = np.zeros((4, rows), np.float32)
+    acted = np.zeros((rows, outputs), np.float32)
+    return Rows(observations, actions, log_probs, values, advantages, returns, acted)
 
 
 def workspace_for(network: Network, batch_size: int) -> Workspace:
@@ -65,10 +68,18 @@ def compute_gradients(
     gradients[:] = np.float32(0)
     rows = len(minibatch.values)
     share = np.float32(1 / rows)
+    cost, slope = 0.0, 0.0
+    if minibatch.outputs.shape[1] > 0:
+        old, activations = minibatch.outputs, workspace.activations
+        kl = mean_kl(network, head, minibatch.observations, old, by.penalty.log_std, activations)
+        cost, slope = cost_and_slope(by.penalty, kl)
+    by_kl = np.float32(slope) * share
     chunk_rows = len(workspace.log_probs)
     for first in range(0, rows, chunk_rows):
         chunk = part(minibatch, first, min(first + chunk_rows, rows))
-        add_gradients(network, head, by, share, chunk, first_rows(workspace, len(chunk.values)), gradients, terms)
+        work = first_rows(workspace, len(chunk.values))
+        add_gradients(network, head, by, share, by_kl, chunk, work, gradients, terms)
+    terms[LOSS] += np.float32(cost)
 
 
 @compiled_fast
@@ -77,12 +88,18 @@ def add_gradients(
     head: Head,
     by: LossWeights,
     share: np.float32,
+    by_kl: np.float32,
     chunk: Rows,
     work: Workspace,
     gradients: Floats,
     terms: NDArray[np.float64],
 ) -> None:
-    """Adds what some rows of a minibatch, which count by `share` each, give to its loss and gradient."""
+    """Adds what some rows of a minibatch give to its loss and gradient.
+
+    Args:
+        share: what each row counts by.
+        by_kl: the loss's derivative by the KL of each row from the policy that acted.
+    """
     activations, gradient = work.activations, work.gradient
     outputs, log_std = activations.outputs, network.parameters[network.log_std :]
     forward(network, chunk.observations, activations)
@@ -100,6 +117,18 @@ def add_gradients(
         gradient.outputs,
         gradients[network.log_std :],
     )
+    if chunk.outputs.shape[1] > 0:
+        add_kl_gradients(
+            head,
+            chunk.outputs,
+            by.penalty.log_std,
+            outputs,
+            work.probabilities,
+            log_std,
+            by_kl,
+            gradient.outputs,
+            gradients[network.log_std :],
+        )
     backward(network, chunk.observations, activations, gradient, gradients)
 
 
@@ -113,6 +142,7 @@ def part(rows: Rows, first: int, last: int) -> Rows:
         rows.values[first:last],
         rows.advantages[first:last],
         rows.returns[first:last],
+        rows.outputs[first:last],
     )
 
 
@@ -139,6 +169,8 @@ def gather(batch: Rows, order: NDArray[np.int64], minibatch: Rows) -> None:
             minibatch.observations[row, feature] = batch.observations[source, feature]
         for column in range(batch.actions.shape[1]):
             minibatch.actions[row, column] = batch.actions[source, column]
+        for column in range(batch.outputs.shape[1]):
+            minibatch.outputs[row, column] = batch.outputs[source, column]
         minibatch.log_probs[row] = batch.log_probs[source]
         minibatch.values[row] = batch.values[source]
         minibatch.advantages[row] = batch.advantages[source]

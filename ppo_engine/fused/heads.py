@@ -75,7 +75,7 @@ def sample(head: Head, outputs: Floats, log_std: Floats, noise: Floats, actions:
 @compiled_fast
 def _choice(outputs: Floats, row: int, first: int, end: int, uniform: np.float32) -> int:
     """The first choice whose cumulative probability exceeds `uniform`, by the logits from column `first` to `end`."""
-    largest, total = _largest(outputs, row, first, end), _ZERO
+    largest, total = largest_of(outputs, row, first, end), _ZERO
     for j in range(first, end):
         total += exp(outputs[row, j] - largest)
     threshold, cumulative = uniform * total, _ZERO
@@ -87,7 +87,7 @@ def _choice(outputs: Floats, row: int, first: int, end: int, uniform: np.float32
 
 
 @compiled_fast
-def _largest(outputs: Floats, row: int, first: int, end: int) -> np.float32:
+def largest_of(outputs: Floats, row: int, first: int, end: int) -> np.float32:
     """The largest number of a row from column `first` to `end`."""
     largest: np.float32 = outputs[row, first]
     for j in range(first + 1, end):
@@ -140,7 +140,7 @@ def _categorical(
         log_prob, entropy, first = _ZERO, _ZERO, 0
         for column in range(len(head.sizes)):
             end = first + head.sizes[column]
-            largest, total = _largest(outputs, row, first, end), _ZERO
+            largest, total = largest_of(outputs, row, first, end), _ZERO
             for j in range(first, end):
                 probabilities[row, j] = exp(outputs[row, j] - largest)
                 total += probabilities[row, j]

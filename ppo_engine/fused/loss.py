@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppo_engine.compiled import compiled_fast
+from ppo_engine.fused.divergences import Penalty
 from ppo_engine.fused.functions import exp
 from ppo_engine.fused.network import Floats
 from ppo_engine.loss import LOG_RATIO_MAX
@@ -21,12 +22,18 @@ class LossWeights(NamedTuple):
     """The numbers that weigh and bound the loss of one iteration."""
 
     clip_range: float
+    """What `clip_fraction` counts by."""
+    lowest_ratio: float
+    """Ratios are clipped to these two; they are infinite where the surrogate is the plain one."""
+    highest_ratio: float
     floor: float
     """How many times a bad action's advantage its term is at the worst; infinite without a dual clip."""
     clip_range_vf: float
     """Infinite where the value's change is not clipped."""
     vf_coef: float
     ent_coef: float
+    penalty: Penalty
+    """For rows that have outputs."""
 
 
 class Rows(NamedTuple):
@@ -38,6 +45,8 @@ class Rows(NamedTuple):
     values: Floats
     advantages: Floats
     returns: Floats
+    outputs: Floats
+    """Of the policy that acted; without columns where no penalty asks for them."""
 
 
 @compiled_fast
@@ -60,7 +69,7 @@ def loss_and_derivatives(
     none where its clipped error is the greater one.
     """
     rows = len(values)
-    low, high = np.float32(1 - by.clip_range), np.float32(1 + by.clip_range)
+    low, high = np.float32(by.lowest_ratio), np.float32(by.highest_ratio)
     clip_range, value_range = np.float32(by.clip_range), np.float32(by.clip_range_vf)
     floor, vf_coef = np.float32(by.floor), np.float32(by.vf_coef)
     surrogates, errors, total_entropy, kl, clipped = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO

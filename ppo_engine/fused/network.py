@@ -118,9 +118,12 @@ def forward(network: Network, observations: Floats, activations: Activations) ->
 
 
 @compiled_fast
-def write_values(network: Network, observations: Floats, activations: Activations, values: Floats) -> None:
-    """Values [B] of normalised observations [B, D], as many at a time as `activations` has rows for."""
-    trunk, most = network.hidden.shape[0] - 1, len(activations.values)
+def write_head(network: Network, head: int, observations: Floats, activations: Activations, results: Floats) -> None:
+    """What head 0, the actor's, or 1, the critic's, gives for normalised observations [B, D]: [B, outputs] or [B, 1].
+
+    As many rows at a time as `activations` has memory for.
+    """
+    trunk, most = 0 if head == 0 else network.hidden.shape[0] - 1, len(activations.values)
     for start in range(0, len(observations), most):
         rows, offset = min(most, len(observations) - start), 0
         features = observations[start : start + rows]
@@ -132,10 +135,9 @@ def write_values(network: Network, observations: Floats, activations: Activation
             add_and_activate(biases_of(network, layer), network.relu, result)
             features = result
             offset += size
-        head = activations.values[:rows]
-        multiply(network, network.heads[1], features, head)
-        add(biases_of(network, network.heads[1]), head)
-        values[start : start + rows] = head[:, 0]
+        result = results[start : start + rows]
+        multiply(network, network.heads[head], features, result)
+        add(biases_of(network, network.heads[head]), result)
 
 
 @compiled_fast

@@ -31,6 +31,10 @@ class FusedRollout(Experience):
     """Normalised: what the policy saw."""
     actions: Floats
     """[T, N, columns], as the policy chose them; choices are whole numbers."""
+    outputs: Floats
+    """[T, N, outputs] of the action head; of categoricals, the logarithms of their probabilities."""
+    log_std: Floats
+    """[A], the policy's as it acted."""
     log_probs: Floats
     values: Floats
     next_values: Floats
@@ -112,6 +116,8 @@ class FusedCollector:
             valid=self._valid,
             observations=buffers.seen[:-1],
             actions=buffers.actions,
+            outputs=buffers.outputs,
+            log_std=actor.log_std.copy(),
             log_probs=self._log_probs.reshape(shape),
             values=buffers.values[:-1],
             next_values=buffers.next_values,

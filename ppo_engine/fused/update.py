@@ -11,20 +11,22 @@ import torch
 from numpy.typing import NDArray
 
 from ppo_engine.adam import Adam
+from ppo_engine.adaptation import Adaptation
 from ppo_engine.compiled import compiled_fast
 from ppo_engine.fused.adam import Moments, moments_of, norm_of, step
 from ppo_engine.fused.advantages import advantages_and_returns, explained_variance, normalize
+from ppo_engine.fused.divergences import Penalty, mean_kl
 from ppo_engine.fused.finite import all_finite
 from ppo_engine.fused.gradients import TERMS, Workspace, compute_gradients, gather, part, rows_for, workspace_for
 from ppo_engine.fused.heads import Head, head_of, project
 from ppo_engine.fused.loss import APPROX_KL, LossWeights, Rows
-from ppo_engine.fused.network import Floats, Network, network_of, transpose, write_values
+from ppo_engine.fused.network import Floats, Network, network_of, transpose, write_head
 from ppo_engine.fused.rollout import FusedRollout
 from ppo_engine.metrics import update_metrics
 from ppo_engine.normalization import ValueNormalizer
 from ppo_engine.policy import Policy
 from ppo_engine.schedules import Coefficients
-from ppo_engine.spec import PPOSpec
+from ppo_engine.spec import KLPenaltySpec, PPOSpec
 from ppo_engine.targets import effective_lambda, estimates
 from ppo_engine.trace import require_finite_parameters, require_finite_terms
 from ppo_engine.update import KL_TOLERANCE
@@ -61,9 +63,11 @@ class FusedLearner:
         self.policy, self.ppo, self.generator = policy, ppo, generator
         self._value_normalizer = value_normalizer
         self.adam = Adam(policy.flat)
+        self._adaptation = Adaptation(ppo)
         self._network, self._head = network_of(policy), head_of(policy)
         self._moments = moments_of(self.adam)
-        self._minibatch = rows_for(policy, ppo.batch_size)
+        outputs = 0 if ppo.kl_penalty is None else policy.distribution.outputs
+        self._minibatch = rows_for(policy, ppo.batch_size, outputs=outputs)
         self._workspace = workspace_for(self._network, ppo.batch_size)
 
     def learn(self, rollout: FusedRollout, rewards: NDArray[np.float64], now: Coefficients) -> dict[str, float]:
@@ -76,6 +80,7 @@ class FusedLearner:
         """
         if self._value_normalizer is not None:
             rollout = self._take_in_returns(rollout, rewards, self._value_normalizer)
+        now = self._adaptation.applied(now)
         advantages, returns = self._targets(rollout, rewards)
         batch = Rows(
             rollout.observations.reshape(rewards.size, -1),
@@ -84,24 +89,38 @@ class FusedLearner:
             rollout.values.reshape(-1),
             advantages,
             returns,
+            rollout.outputs.reshape(rewards.size, -1)[:, : self._minibatch.outputs.shape[1]],
         )
         rows = np.flatnonzero(rollout.valid)
         estimate_again = partial(self._estimated_again, rollout, rewards) if self.ppo.recompute_advantages else None
-        table, last_epoch = self._epochs(batch, rows, now, estimate_again)
+        by = hyperparameters(self.ppo, now, rollout.log_std)
+        table, last_epoch = self._epochs(batch, rows, by, estimate_again)
         terms, norms = table[:, :TERMS], table[table[:, TERMS] != NO_STEP, TERMS]
         require_finite_terms(terms, norms)
         if not all_finite(self._moments.parameters):
             require_finite_parameters(self.policy)
         variance = explained_variance(batch.values, batch.returns, rows)
         metrics = update_metrics(terms, norms, last_epoch=last_epoch, explained_variance=variance)
-        return metrics | now.metrics() | self.policy.metrics()
+        return metrics | self._adapted(rollout, now) | self.policy.metrics()
 
     def scalars(self) -> dict[str, float]:
-        """None: nothing adapts here."""
-        return {}
+        """Those that adapt."""
+        return self._adaptation.state()
 
     def restore_scalars(self, scalars: Mapping[str, float]) -> None:
-        """Nothing to restore."""
+        """Raises: KeyError where one is missing."""
+        self._adaptation.restore(scalars)
+
+    def _adapted(self, rollout: FusedRollout, now: Coefficients) -> dict[str, float]:
+        """The metrics of the coefficients that were in force, after those that adapt took in what came of them."""
+        if not self._adaptation.needs_kl:
+            return now.metrics()
+        transpose(self._network)
+        observations, outputs = rollout.observations[rollout.valid], rollout.outputs[rollout.valid]
+        activations = self._workspace.activations
+        kl = mean_kl(self._network, self._head, observations, outputs, rollout.log_std, activations)
+        self._adaptation.follow(kl)
+        return {"train/kl": kl} | now.metrics()
 
     def _targets(self, rollout: FusedRollout, rewards: NDArray[np.float64]) -> tuple[Floats, Floats]:
         """Advantages and returns of all rows, as the loss takes them."""
@@ -145,9 +164,9 @@ class FusedLearner:
         return replace(rollout, values=values, next_values=next_values)
 
     def _values(self, observations: Floats) -> Floats:
-        values = np.empty(len(observations), np.float32)
-        write_values(self._network, observations, self._workspace.activations, values)
-        return values
+        values = np.empty((len(observations), 1), np.float32)
+        write_head(self._network, 1, observations, self._workspace.activations, values)
+        return values[:, 0]
 
     def _take_in_returns(
         self, rollout: FusedRollout, rewards: NDArray[np.float64], normalizer: ValueNormalizer
@@ -162,7 +181,7 @@ class FusedLearner:
         self,
         batch: Rows,
         rows: NDArray[np.int64],
-        now: Coefficients,
+        by: Hyperparameters,
         estimate_again: Callable[[], tuple[Floats, Floats]] | None,
     ) -> tuple[NDArray[np.float64], int]:
         """The terms and gradient norm of each minibatch, and where the last epoch begins among them.
@@ -171,7 +190,6 @@ class FusedLearner:
             estimate_again: advantages and returns of all rows by the critic as it stands.
         """
         ppo, adam = self.ppo, self.adam
-        by = hyperparameters(ppo, now)
         per_epoch = -(-len(rows) // ppo.batch_size)
         table = np.full((ppo.n_epochs * per_epoch, TERMS + 1), NO_STEP)
         done = first = 0
@@ -191,12 +209,25 @@ class FusedLearner:
         return table[:done], first
 
 
-def hyperparameters(ppo: PPOSpec, now: Coefficients) -> Hyperparameters:
-    """The spec's and those scheduled, as the compiled functions take them."""
+def hyperparameters(ppo: PPOSpec, now: Coefficients, log_std: Floats) -> Hyperparameters:
+    """The spec's and those scheduled, as the compiled functions take them; `log_std` is of the policy that acted."""
+    lowest, highest = 1 - now.clip_range, 1 + now.clip_range
+    if ppo.objective == "kl_penalty":
+        lowest, highest = -math.inf, math.inf
     floor = ppo.dual_clip if ppo.objective == "dual_clip" else math.inf
     value_range = math.inf if now.clip_range_vf is None else now.clip_range_vf
+    penalty = KLPenaltySpec() if ppo.kl_penalty is None else ppo.kl_penalty
     return Hyperparameters(
-        loss=LossWeights(now.clip_range, floor, value_range, ppo.vf_coef, now.ent_coef),
+        loss=LossWeights(
+            clip_range=now.clip_range,
+            lowest_ratio=lowest,
+            highest_ratio=highest,
+            floor=floor,
+            clip_range_vf=value_range,
+            vf_coef=ppo.vf_coef,
+            ent_coef=now.ent_coef,
+            penalty=Penalty(now.kl_coef, penalty.target, penalty.stiffness, log_std),
+        ),
         learning_rate=now.learning_rate,
         max_grad_norm=ppo.max_grad_norm,
         largest_kl=math.inf if ppo.target_kl is None else KL_TOLERANCE * ppo.target_kl,

@@ -27,6 +27,7 @@ def warm() -> None:
                     "n_epochs": 2,
                     "normalize_advantage": mode,
                     "recompute_advantages": True,
+                    "kl_penalty": {},
                 },
                 "backend": "fused",
                 "seed": 0,

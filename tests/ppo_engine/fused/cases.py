@@ -21,7 +21,7 @@ from ppo_engine.policy import Policy
 from ppo_engine.random import stream
 from ppo_engine.rollout import Collector, Rollout
 from ppo_engine.schedules import Coefficients, coefficients
-from ppo_engine.spec import LinearSchedule, PolicySpec, PPOSpec, Schedule
+from ppo_engine.spec import KLAdaptiveRate, KLPenaltySpec, LinearSchedule, PolicySpec, PPOSpec, Schedule
 from ppo_engine.update import Learner
 
 HEADS = ("categorical", "multi_categorical", "bernoulli", "gaussian", "squashed_gaussian")
@@ -63,6 +63,21 @@ def schedules(low: float, high: float) -> st.SearchStrategy[Schedule]:
     return st.one_of(numbers, st.builds(LinearSchedule, initial=numbers, final=numbers))
 
 
+def penalties() -> st.SearchStrategy[KLPenaltySpec]:
+    return st.builds(
+        KLPenaltySpec,
+        kind=st.sampled_from(["fixed", "adaptive", "dual"]),
+        coef=st.floats(0.01, 5.0),
+        target=st.floats(0.001, 0.1),
+        stiffness=st.sampled_from([0.0, 1.0, 10.0]),
+    )
+
+
+def rates() -> st.SearchStrategy[Schedule | KLAdaptiveRate]:
+    adaptive = st.builds(KLAdaptiveRate, kind=st.just("kl_adaptive"), initial=st.floats(1e-4, 1e-2))
+    return schedules(1e-4, 1e-2) | adaptive
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Every head, network, way of normalising, schedule and shape, edges as likely as the rest."""
@@ -72,7 +87,7 @@ def cases(draw: st.DrawFn) -> Case:
     batch_size = min(rows, draw(st.sampled_from([rows // 2 + 1, 1 + rows // 99, 2 + rows // 66, 7, 64, 65, 100, rows])))
     estimator: Any = draw(st.sampled_from(["gae", "gae", "monte_carlo", "td", "n_step"]))
     modes = ["minibatch", "batch", "off"] if batch_size > 1 else ["batch", "off"]
-    objective: Any = draw(st.sampled_from(["clip", "clip", "dual_clip"]))
+    objective: Any = draw(st.sampled_from(["clip", "clip", "dual_clip", "kl_penalty"]))
     return Case(
         head=head,
         columns=1 if head == "categorical" else draw(st.integers(1, 4)),
@@ -92,9 +107,10 @@ def cases(draw: st.DrawFn) -> Case:
             advantage_estimator=estimator,
             n_step=draw(st.integers(1, n_steps)) if estimator == "n_step" else None,
             recompute_advantages=draw(st.booleans()),
-            learning_rate=draw(schedules(1e-4, 1e-2)),
+            learning_rate=draw(rates()),
             objective=objective,
             dual_clip=draw(st.floats(1.05, 2.0)) if objective == "dual_clip" else 3.0,
+            kl_penalty=draw(penalties() if objective == "kl_penalty" else st.none() | penalties()),
             clip_range=draw(schedules(0.05, 0.4)),
             clip_range_vf=draw(st.none() | schedules(0.05, 1.0)),
             normalize_advantage=draw(st.sampled_from(modes)),
@@ -252,9 +268,16 @@ def older_rollout(case: Case) -> Rollout:
         change = torch.from_numpy(generator.normal(scale=0.5, size=rollout.values.shape).astype(np.float32))
         if now.clip_range_vf is not None:
             change[(change.abs() - now.clip_range_vf).abs() < KINK] += 10 * KINK
-        log_probs, values = rollout.log_probs - shift, rollout.values - change
-    moved = {name: getattr(rollout, name) for name in Rollout.__dataclass_fields__}
-    return Rollout(**{**moved, "log_probs": log_probs.clone(), "values": values.clone()})
+        outputs = generator.normal(scale=0.2, size=rollout.outputs.shape).astype(np.float32)
+        log_std = generator.normal(scale=0.1, size=rollout.log_std.shape).astype(np.float32)
+        moved = {
+            "log_probs": rollout.log_probs - shift,
+            "values": rollout.values - change,
+            "outputs": rollout.outputs - torch.from_numpy(outputs),
+            "log_std": rollout.log_std - torch.from_numpy(log_std),
+        }
+    same = {name: getattr(rollout, name) for name in Rollout.__dataclass_fields__}
+    return Rollout(**{**same, **{name: column.clone() for name, column in moved.items()}})
 
 
 def as_fused(rollout: Rollout) -> FusedRollout:

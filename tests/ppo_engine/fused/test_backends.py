@@ -79,8 +79,17 @@ def test_a_checkpoint_of_a_time_when_auto_chose_torch_goes_on_approximately(
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"learning_rate": 3e-3},
+        {"objective": "dual_clip", "kl_penalty": {"kind": "fixed"}, "learning_rate": {"kind": "kl_adaptive"}},
+        {"objective": "kl_penalty", "kl_penalty": {"kind": "dual", "target": 1e-3}, "learning_rate": 3e-3},
+    ],
+    ids=["clip", "dual_clip", "kl_penalty"],
+)
 def test_every_iteration_of_a_training_is_the_same_from_the_same_state(
-    env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    env_id: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trained by torch; the fused path makes each iteration again, from the checkpoint before it.
 
@@ -90,7 +99,7 @@ def test_every_iteration_of_a_training_is_the_same_from_the_same_state(
     for module in ("components", "trainer"):
         monkeypatch.setattr(f"ppo_engine.{module}.choose_backend", lambda _: (chosen, "the test says so"))
     normalized = {"observations": True, "rewards": True}
-    spec = spec_of(env_id, normalize=normalized, ppo={"ent_coef": 0.01, "n_epochs": 4, "learning_rate": 3e-3})
+    spec = spec_of(env_id, normalize=normalized, ppo={"ent_coef": 0.01, "n_epochs": 4, **settings})
     trainer = Trainer(spec)
     for number in range(10):
         trainer.save(tmp_path / str(number))
@@ -102,5 +111,7 @@ def test_every_iteration_of_a_training_is_the_same_from_the_same_state(
         assert ours.metrics is not None and theirs.metrics is not None and ours.metrics.keys() == theirs.metrics.keys()
         for name in ours.metrics.keys() - {"time/fps"}:
             assert ours.metrics[name] == pytest.approx(theirs.metrics[name], rel=1e-3, abs=1e-4), name
+        adapted = again._components.backend.learner.scalars()
+        assert adapted == pytest.approx(trainer._components.backend.learner.scalars(), rel=1e-3)
         step = trainer._components.policy.flat - before
         assert (again._components.policy.flat - before - step).norm() < 1e-3 * step.norm()

@@ -17,9 +17,12 @@ from ppo_engine.fused.rollout import FusedRollout
 from ppo_engine.policy import Policy
 from ppo_engine.random import generator_state, stream
 from ppo_engine.rollout import Rollout
+from ppo_engine.spec import KLPenaltySpec
 from tests.ppo_engine.fused.cases import (
+    HEADS,
     Case,
     as_fused,
+    case_of,
     cases,
     fused_collector,
     learners,
@@ -62,6 +65,7 @@ def test_two_rollouts_in_a_row_agree(case: Case) -> None:
         assert_same_experience(ours, theirs)
         assert_close(ours.values, theirs.values, name="values")
         assert_close(ours.next_values, theirs.next_values, name="next values")
+        assert_same_outputs(case, ours, theirs)
         outputs = plain.policy.forward(theirs.observations.reshape(case.rows, -1))[0].detach().double()
         same = assert_same_actions(case, ours.actions, theirs.actions.numpy(), outputs, noise)
         assert_close(ours.log_probs[same], theirs.log_probs.numpy()[same], name="log-probs")
@@ -71,6 +75,16 @@ def test_two_rollouts_in_a_row_agree(case: Case) -> None:
         if case.head.endswith("gaussian"):
             assert_close(ours, theirs, name="actions of the environment")
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+
+
+def assert_same_outputs(case: Case, ours: FusedRollout, theirs: Rollout) -> None:
+    """Those of categoricals are the logarithms of probabilities here, and logits there."""
+    expected = theirs.outputs
+    if case.head.endswith("categorical"):
+        sizes = torch_collector(case).policy.action_space.sizes
+        expected = torch.cat([logits.log_softmax(-1) for logits in expected.split(sizes, dim=-1)], dim=-1)
+    assert_close(ours.outputs, expected, name="outputs")
+    assert np.array_equal(ours.log_std, theirs.log_std)
 
 
 def assert_same_actions(
@@ -176,9 +190,25 @@ def test_whole_updates_agree_and_end_at_the_same_minibatch(case: Case) -> None:
     assert fused.adam.steps == plain.adam.steps
     assert generator_state(fused.generator) == generator_state(plain.generator)
     assert_same_metrics(metrics, expected, 1e-3)
+    assert fused.scalars() == pytest.approx(plain.scalars(), rel=1e-3)
     ours, theirs = fused.policy.flat - before, plain.policy.flat - before
     assert (ours - theirs).norm() <= 1e-2 * theirs.norm()
     assert (fused.adam.m - plain.adam.m).norm() <= 1e-2 * plain.adam.m.norm()
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_kl_is_measured_where_float32_loses_it(head: str) -> None:
+    """Steps of 1e-5 lead 1e-10 to 1e-8 nats away; none leads nowhere, but for the rounding of outputs."""
+    for rate, tolerance in ((1e-5, 0.02), (1e-30, 1.0)):
+        case = case_of(head, learning_rate=rate, kl_penalty=KLPenaltySpec())
+        rollout = torch_collector(case).collect()
+        plain, fused = learners(case)
+        theirs, ours = (
+            learner.learn(given, rollout.rewards, case.now)["train/kl"]
+            for learner, given in zip((plain, fused), (rollout, as_fused(rollout)), strict=True)
+        )
+        assert ours == pytest.approx(theirs, rel=tolerance, abs=1e-12)
+        assert (theirs > 1e-11) == (rate > 1e-30) and theirs < 1e-7
 
 
 def assert_same_metrics(ours: dict[str, float], theirs: dict[str, float], tolerance: float = EXACT) -> None:

@@ -43,6 +43,11 @@ EVERYTHING: dict[str, Any] = {
 }
 """Whatever has a state: schedules, normalisers, early stops, and minibatches of 50 of 128 rows, the last one of 28."""
 
+ADAPTIVE: dict[str, Any] = {
+    "kl_penalty": {"kind": "dual", "coef": 0.3},
+    "learning_rate": {"kind": "kl_adaptive", "initial": 1e-3},
+}
+
 
 def spec_with_everything(env_id: str, **sections: Any) -> TrainingSpec:
     return spec_of(env_id, **{**EVERYTHING, **sections})
@@ -70,7 +75,8 @@ def ends(trainer: Trainer, directory: Path) -> dict[str, bytes]:
         ("Pendulum-v1", {"env": {"vectorization": "sync", "max_episode_steps": 45}, "policy": {"squash_output": True}}),
         ("test/MultiDiscreteAction-v0", {"policy": {"share_features": True, "activation": "relu"}}),
         ("test/MultiBinaryAction-v0", {}),
-        ("Acrobot-v1", {"ppo": {**EVERYTHING["ppo"], "objective": "dual_clip", "dual_clip": 1.1}}),
+        ("Acrobot-v1", {"ppo": {**EVERYTHING["ppo"], **ADAPTIVE, "objective": "dual_clip", "dual_clip": 1.1}}),
+        ("Pendulum-v1", {"ppo": {**EVERYTHING["ppo"], **ADAPTIVE, "objective": "kl_penalty"}}),
     ],
 )
 def test_a_training_that_is_cut_anywhere_ends_like_one_run_through(

@@ -9,8 +9,9 @@ import torch
 
 from ppo_engine.loss import ppo_loss
 from ppo_engine.minibatch import Minibatch
-from ppo_engine.objectives import objective_of
+from ppo_engine.objectives import objective_of, stiffened
 from ppo_engine.policy import Policy
+from ppo_engine.spec import KLPenaltySpec
 from ppo_engine.targets import flat_batch
 from tests.ppo_engine.fused.cases import HEADS, as_fused, case_of, in_float64, learners, older_rollout
 
@@ -22,14 +23,22 @@ NETWORKS: list[tuple[tuple[int, ...], str, bool]] = [
 ]
 
 
-def exact_gradient(policy: Policy, batch: Minibatch, **coefficients: Any) -> torch.Tensor:
+def exact_gradient(
+    policy: Policy, batch: Minibatch, *, kl_penalty: KLPenaltySpec | None = None, **coefficients: Any
+) -> torch.Tensor:
     """∂ loss / ∂ parameters [P] of one minibatch, in float64."""
     exact = in_float64(policy)
     rows = batch.map(lambda column: column.double() if column.is_floating_point() else column)
     for parameter in exact.parameters():
         parameter.grad = None
     log_probs, entropies, values = exact.evaluate_actions(rows.observations, rows.actions)
-    ppo_loss(log_probs, entropies, values, rows, **coefficients).loss.backward()
+    penalty = None
+    if kl_penalty is not None:
+        assert rows.outputs is not None and rows.log_std is not None
+        outputs, _ = exact.forward(rows.observations)
+        kl = exact.distribution.kl(rows.outputs, rows.log_std.double(), outputs, exact.log_std)
+        penalty = kl_penalty.coef * stiffened(kl.mean(), kl_penalty)
+    ppo_loss(log_probs, entropies, values, rows, **coefficients, penalty=penalty).loss.backward()
     return gradients_of(exact)
 
 
@@ -76,20 +85,28 @@ def test_the_gradient_is_that_of_autograd(
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "dual_clip": {"objective": "dual_clip", "dual_clip": 1.3},
+    "kl_penalty": {"objective": "kl_penalty", "kl_penalty": KLPenaltySpec(coef=2.0, stiffness=0.0)},
+    "clip with a penalty": {"kl_penalty": KLPenaltySpec(coef=2.0, stiffness=0.0)},
+    "a stiff penalty": {"kl_penalty": KLPenaltySpec(coef=2.0, target=0.02, stiffness=10.0)},
+    "a target out of reach": {"kl_penalty": KLPenaltySpec(coef=2.0, target=9.0, stiffness=10.0)},
 }
 
 
 @pytest.mark.parametrize("settings", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 @pytest.mark.parametrize("head", HEADS)
 def test_the_gradient_of_each_objective_is_that_of_autograd(head: str, settings: dict[str, Any]) -> None:
-    """Less than 1e-5 of the gradient's norm off, for each tensor; without the setting it is another one."""
+    """Less than 1e-5 of the gradient's norm off, for each tensor; without the setting it is another one.
+
+    The penalty is of the whole minibatch, which is computed in chunks of 64 rows.
+    """
     whole = {"n_steps": 40, "batch_size": 120, "n_epochs": 1, "normalize_advantage": "off", "max_grad_norm": 1e6}
     case = case_of(head, ent_coef=0.3, **whole, **settings)
     rollout = older_rollout(case)
     plain, fused = learners(case)
     batch = flat_batch(rollout, rollout.rewards, plain.ppo)
     coefficients = {"clip_range": 0.2, "vf_coef": plain.ppo.vf_coef, "ent_coef": 0.3}
-    expected = exact_gradient(plain.policy, batch, **coefficients, objective=objective_of(plain.ppo))
+    own = {"objective": objective_of(plain.ppo), "kl_penalty": plain.ppo.kl_penalty}
+    expected = exact_gradient(plain.policy, batch, **coefficients, **own)
     clipped = exact_gradient(plain.policy, batch, **coefficients)
     fused.learn(as_fused(rollout), rollout.rewards, case.now)
     gradient = fused.adam.m.double() / (1 - BETA1)

@@ -14,6 +14,7 @@ from ppo_engine.errors import TrainingDiverged
 from ppo_engine.fused.finite import all_finite
 from ppo_engine.fused.functions import exp, tanh
 from ppo_engine.rollout import Rollout
+from ppo_engine.spec import KLAdaptiveRate, KLPenaltySpec
 from tests.ppo_engine.fused.cases import (
     HEADS,
     Case,
@@ -48,7 +49,7 @@ def messages_of_collectors(case: Case, *, tensor: str, poison: float) -> tuple[s
     return answers[0], answers[1]
 
 
-@pytest.mark.parametrize("objective", ["clip", "dual_clip"])
+@pytest.mark.parametrize("objective", ["clip", "dual_clip", "kl_penalty"])
 @pytest.mark.parametrize(
     ("field", "poison"),
     [
@@ -61,7 +62,7 @@ def messages_of_collectors(case: Case, *, tensor: str, poison: float) -> tuple[s
 )
 def test_a_poisoned_rollout_is_named_alike(field: str, poison: float, objective: str) -> None:
     """1e300 is a reward that float64 can hold, and float32 cannot."""
-    case = case_of(objective=objective)
+    case = case_of(objective=objective, kl_penalty=KLPenaltySpec() if objective == "kl_penalty" else None)
     rollout = older_rollout(case)
     t, env = np.argwhere(~rollout.terminated)[17]
     poisoned = torch.as_tensor(getattr(rollout, field)).clone()
@@ -70,6 +71,30 @@ def test_a_poisoned_rollout_is_named_alike(field: str, poison: float, objective:
     theirs, ours = messages_of_learners(case, replace(rollout, **{field: column}))
     assert ours == theirs
     assert " of the update" in ours
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+def test_a_penalty_that_is_not_finite_is_named_alike(head: str, poison: float) -> None:
+    case = case_of(head, kl_penalty=KLPenaltySpec())
+    theirs, ours = messages_of_learners(case, with_first_output(older_rollout(case), poison))
+    assert ours == theirs
+    assert ours.startswith(("loss is nan", "loss is inf"))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_kl_that_is_not_finite_is_named_alike(head: str) -> None:
+    """Nothing but the rate needs it, so that it is first looked at when the update is done."""
+    case = case_of(head, learning_rate=KLAdaptiveRate(kind="kl_adaptive"))
+    theirs, ours = messages_of_learners(case, with_first_output(older_rollout(case), math.nan))
+    assert ours == theirs == "the KL between the policies before and after the update is nan"
+
+
+def with_first_output(rollout: Rollout, number: float) -> Rollout:
+    """The same rollout, of a policy that gave one such number."""
+    outputs = rollout.outputs.clone()
+    outputs[3, 1, 0] = number
+    return replace(rollout, outputs=outputs)
 
 
 @pytest.mark.parametrize("mode", ["minibatch", "batch", "off"])

@@ -151,9 +151,10 @@ def test_recomputing_leaves_the_first_epoch_alone_and_changes_the_second(mode: A
     )
 
 
-def test_an_epoch_on_recomputed_advantages_is_one_on_those_of_the_new_critic() -> None:
+@pytest.mark.parametrize("mode", ["minibatch", "batch", "off"])
+def test_an_epoch_on_recomputed_advantages_is_one_on_those_of_the_new_critic(mode: str) -> None:
     """The second epoch by hand: a batch of the new critic's targets, clipped about the old values and log-probs."""
-    settings: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "clip_range_vf": 0.1}
+    settings: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "clip_range_vf": 0.1, "normalize_advantage": mode}
     now = Coefficients(learning_rate=1e-2, clip_range=0.2, clip_range_vf=0.1)
     rollout, policy = ramp_rollout()
     ppo = PPOSpec(n_epochs=2, recompute_advantages=True, **settings)

@@ -1,3 +1,4 @@
+import itertools
 import math
 from dataclasses import replace
 
@@ -6,8 +7,10 @@ import pytest
 import torch
 
 from ppo_engine.adam import Adam
+from ppo_engine.advantages import normalized_advantages
 from ppo_engine.envs.spaces import ActionSpace
 from ppo_engine.errors import TrainingDiverged
+from ppo_engine.loss import ppo_loss
 from ppo_engine.minibatch import Minibatch, shuffled_minibatches
 from ppo_engine.policy import Policy
 from ppo_engine.rollout import Rollout
@@ -105,6 +108,20 @@ def test_normalizing_per_minibatch_per_batch_or_not_at_all_gives_different_losse
     assert len(losses) == 3
 
 
+@pytest.mark.law("T9")
+def test_advantages_of_a_batch_are_normalized_once_over_all_its_rows() -> None:
+    """As if they had come normalised, and were left alone."""
+    parameters = []
+    for mode in ("batch", "off"):
+        learner = learner_of(batch_size=8, n_epochs=2, normalize_advantage=mode)
+        batch = rollout_batch(learner)
+        if mode == "off":
+            batch = replace(batch, advantages=normalized_advantages(batch.advantages))
+        learner.update(batch, NOW)
+        parameters.append(learner.policy.flat)
+    assert torch.equal(*parameters)
+
+
 @pytest.mark.law("T8")
 def test_target_kl_is_checked_before_the_step_that_would_follow_and_ends_all_epochs() -> None:
     """One minibatch per epoch, a large step: approx_kl is 0 before the first step and too large before the second."""
@@ -115,6 +132,17 @@ def test_target_kl_is_checked_before_the_step_that_would_follow_and_ends_all_epo
     metrics = stopped.update(rollout_batch(stopped), Coefficients(0.05, 0.2, None))
     assert stopped.adam.steps == 1
     assert metrics["train/approx_kl"] > 1.5e-3
+
+
+@pytest.mark.law("T8")
+def test_no_minibatch_is_looked_at_after_the_one_whose_kl_was_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four minibatches in each of five epochs; in another order some of them might have passed."""
+    learner, looked_at = learner_of(batch_size=8, n_epochs=5, target_kl=1e-3), []
+    evaluate = learner.evaluate
+    monkeypatch.setattr(learner, "evaluate", lambda minibatch: looked_at.append(minibatch) or evaluate(minibatch))
+    learner.update(rollout_batch(learner), Coefficients(0.01, 0.2, None))
+    assert 1 <= learner.adam.steps < 19
+    assert len(looked_at) == learner.adam.steps + 1
 
 
 def test_target_kl_may_be_exceeded_by_half() -> None:
@@ -156,6 +184,24 @@ def test_gradients_are_clipped_by_their_global_norm_before_the_step() -> None:
     metrics = learner.update(rollout_batch(learner), NOW)
     assert metrics["train/grad_norm"] > 0.25
     assert float(torch.linalg.vector_norm(learner.adam.m)) == pytest.approx(0.1 * 0.25, rel=1e-4)
+
+
+@pytest.mark.law("T17")
+def test_an_update_is_a_step_of_torchs_adam_by_each_minibatchs_own_gradient() -> None:
+    """Four minibatches in each of two epochs: nothing of one gradient is left in the next."""
+    learner, by_hand = (learner_of(batch_size=8, n_epochs=2) for _ in range(2))
+    batch = rollout_batch(learner)
+    learner.update(batch, NOW)
+    parameters = [parameter for parameter in by_hand.policy.parameters() if parameter.numel()]
+    adam = torch.optim.Adam(parameters, lr=NOW.learning_rate, eps=1e-5)
+    for minibatch in itertools.chain(by_hand.minibatches(batch), by_hand.minibatches(batch)):
+        log_probs, entropies, values, _ = by_hand.evaluate(minibatch)
+        terms = ppo_loss(log_probs, entropies, values, minibatch, clip_range=0.2, vf_coef=0.5, ent_coef=0.0)
+        adam.zero_grad()
+        terms.loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 0.5)
+        adam.step()
+    torch.testing.assert_close(learner.policy.flat, by_hand.policy.flat, atol=1e-6, rtol=1e-5)
 
 
 def test_linear_schedules_fall_in_a_straight_line_to_their_end() -> None:

@@ -1,5 +1,6 @@
 """TRPO against brute force in float64: the Fisher matrix by finite differences, the natural gradient by solving."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from ppo_engine.advantages import normalized_advantages
 from ppo_engine.errors import TrainingDiverged
 from ppo_engine.schedules import coefficients
 from ppo_engine.trpo import TRPOLearner, conjugate_gradient
@@ -125,6 +127,16 @@ def test_a_step_stays_in_its_trust_region_and_improves_the_surrogate(space: str)
         assert metrics["train/policy_loss"] < 0 < metrics["train/step_fraction"] <= 1
 
 
+@pytest.mark.parametrize("space", SPACES)
+def test_a_step_that_would_leave_its_trust_region_is_shortened_until_it_does_not(space: str) -> None:
+    """Without damping the quadratic model thinks too little of a long step. The surrogate likes it, the KL does not."""
+    learner = trpo_of(space, trpo={"max_kl": 0.2, "cg_damping": 0.0, "line_search_shrink": 0.5})
+    batch = batch_for(learner)
+    _, fraction = learner._step_actor(batch, coefficients(learner.ppo, 0.0))
+    assert fraction in (0.5, 0.25, 0.125)
+    assert 0.02 < learner.mean_kl(batch) <= 0.2
+
+
 def test_a_step_that_helps_nowhere_is_taken_back_to_the_bit() -> None:
     """One length is tried, so long that the quadratic model means nothing there."""
     learner = trpo_of(trpo={"max_kl": 100.0, "line_search_steps": 1, "cg_damping": 0.0})
@@ -146,10 +158,33 @@ def test_without_advantages_the_policy_stays_and_the_critic_learns() -> None:
     assert changed and all(name.startswith("critic/") for name in changed)
 
 
+@pytest.mark.law("T9")
+@pytest.mark.parametrize("mode", ["minibatch", "batch", "off"])
+def test_all_rows_are_one_minibatch_for_what_advantages_are_normalized_by(mode: str) -> None:
+    """The surrogate of advantages that are left alone is another: their mean is not zero."""
+    losses = []
+    for normalize_advantage, is_normalized in ((mode, False), ("off", True)):
+        learner = trpo_of(normalize_advantage=normalize_advantage)
+        batch = batch_for(learner)
+        batch = replace(batch, advantages=batch.advantages + 3)
+        if is_normalized:
+            batch = replace(batch, advantages=normalized_advantages(batch.advantages))
+        losses.append(learner.update(batch, coefficients(learner.ppo, 0.0))["train/policy_loss"])
+    assert (losses[0] == losses[1]) == (mode != "off")
+
+
 def test_the_critic_has_its_epochs_of_minibatches() -> None:
     learner = trpo_of(critic={"n_epochs": 4, "learning_rate": 1e-2})
     learner.update(batch_for(learner), coefficients(learner.ppo, 0.0))
     assert learner.scalars() == {"critic_steps": 4 * 3} and learner.adam.steps == 0
+
+
+def test_a_curvature_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step would help then, and training would go on without one."""
+    learner = trpo_of()
+    monkeypatch.setattr("ppo_engine.trpo.conjugate_gradient", lambda product, target, *, steps: target * math.inf)
+    with pytest.raises(TrainingDiverged, match=r"^curvature along the natural gradient is nan"):
+        learner.update(batch_for(learner), coefficients(learner.ppo, 0.0))
 
 
 def test_what_is_not_finite_is_named() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ppo_engine.advantages import normalized_advantages
 from ppo_engine.recurrent.sequences import Sequences
 from ppo_engine.schedules import coefficients
 from tests.ppo_engine.recurrent.policies import collector_of, generator, learner_of, stepped_values
@@ -69,6 +70,16 @@ def test_a_truncated_episode_ends_in_the_value_of_its_final_observation_after_it
 
 
 @pytest.mark.law("T5", "T15")
+def test_episodes_that_are_cut_off_together_end_in_values_of_their_own_memories() -> None:
+    """Environments 0 and 2 are cut off at k = 2 in one step, beside one that terminates and one that goes on."""
+    collector = collector_of(Ramp([2, 2, 2, 9], ["truncated", "terminated", "truncated", "truncated"]), n_steps=2)
+    rollout = collector.collect()
+    cut_off = [stepped_values(collector.policy, [[k, n] for k in range(3)])[2] for n in (0, 2)]
+    assert rollout.next_values[1, [0, 2]].tolist() == pytest.approx(cut_off, abs=1e-6)
+    assert abs(cut_off[0] - cut_off[1]) > 1e-3
+
+
+@pytest.mark.law("T5", "T15")
 def test_the_value_behind_the_last_step_does_not_advance_what_is_carried() -> None:
     """One rollout of 4 steps ends in the state that two of 2 steps end in."""
     long, short = (collector_of(Ramp([9, 3], ["truncated"] * 2), n_steps=n, memory="gru") for n in (4, 2))
@@ -110,6 +121,21 @@ def test_an_epoch_shows_every_sequence_once_and_never_shuffles_its_steps() -> No
         sizes.append(count)
     assert sizes == [2, 2, 2, 1]
     assert sorted(seen) == list(range(7)) and seen != list(range(7))
+
+
+@pytest.mark.law("T9", "T15")
+def test_advantages_are_normalized_over_the_steps_of_each_minibatch_of_sequences() -> None:
+    """5 steps in sequences of 4: half of the sequences are padded, and padding does not count."""
+    collector = collector_of(Ramp([9] * 6, ["terminated"] * 6), n_steps=5)
+    rollout = collector.collect()
+    learners = {mode: learner_of(collector, batch_size=24, normalize_advantage=mode) for mode in ("minibatch", "off")}
+    batches = {mode: learner.batch(rollout, rollout.rewards) for mode, learner in learners.items()}
+    parts = zip(*(learners[mode].minibatches(batches[mode]) for mode in learners), strict=True)
+    for normalized, plain in parts:
+        assert normalized.mask is not None and 1 < normalized.mask.sum() < len(normalized.mask)
+        expected = normalized_advantages(plain.advantages[normalized.mask])
+        torch.testing.assert_close(normalized.advantages[normalized.mask], expected)
+        assert plain.advantages[normalized.mask].mean() > 1
 
 
 @pytest.mark.law("T15")

@@ -94,6 +94,21 @@ def test_what_is_remembered_ends_with_its_episode() -> None:
     assert seen == [[0, 0], [1, 1], [2, 0], [0, 1]]
 
 
+@pytest.mark.law("T15")
+def test_nothing_is_remembered_of_an_episode_that_a_resume_could_not_bring_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_plugin(monkeypatch)
+    spec = spec_of("test/Unrepeatable-v0", policy=LSTM)
+    trainer = Trainer(spec)
+    run(trainer, 1)
+    trainer.save(tmp_path)
+    resumed = Trainer.resume(spec, tmp_path)
+    before, after = (each._components.backend.collector for each in (trainer, resumed))
+    assert isinstance(before, RecurrentCollector) and isinstance(after, RecurrentCollector)
+    assert before.state.abs().amin() > 0 and after.state.abs().amax() == 0
+
+
 def test_an_evaluation_forgets_at_the_end_of_each_episode(tmp_path: Path) -> None:
     """So episodes that are played one after another are those that are played side by side."""
     trainer = Trainer(spec_of(policy={**LSTM, "memory_size": 16}, ppo={"total_timesteps": 512}))

@@ -5,11 +5,13 @@ import torch
 from ppo_engine.envs.spaces import ActionSpace
 from ppo_engine.errors import TrainingDiverged
 from ppo_engine.loss import ppo_loss
+from ppo_engine.metrics import EpisodeStatistics
 from ppo_engine.minibatch import Minibatch
-from ppo_engine.normalization import ObservationNormalizer
+from ppo_engine.normalization import ObservationNormalizer, RewardNormalizer
 from ppo_engine.policy import Policy
 from ppo_engine.rollout import Collector, Rollout
 from ppo_engine.spec import PolicySpec, PPOSpec
+from ppo_engine.statistics import Statistics
 from ppo_engine.targets import flat_batch
 from tests.ppo_engine.scripted import POISON, Ramp
 
@@ -95,6 +97,41 @@ def test_statistics_stand_still_within_a_rollout() -> None:
     before = {name: array.tolist() for name, array in normalizer.state().items()}
     collector_of(Ramp([3, 3], ["truncated"] * 2), n_steps=5, normalizer=normalizer).collect()
     assert {name: array.tolist() for name, array in normalizer.state().items()} == before
+
+
+@pytest.mark.law("T24")
+def test_a_rollout_keeps_the_log_std_that_was_acted_by() -> None:
+    """What learns moves the policy's own in place; a KL between the two must see that."""
+    collector = collector_of(SquashedRamp([3], ["terminated"]), n_steps=2)
+    before = collector.policy.log_std.tolist()
+    rollout = collector.collect()
+    with torch.no_grad():
+        collector.policy.flat.add_(1.0)
+    assert rollout.log_std.tolist() == before != collector.policy.log_std.tolist()
+
+
+@pytest.mark.law("G9", "T6")
+@pytest.mark.parametrize("end", ["terminated", "truncated"])
+def test_the_reward_scale_begins_anew_with_either_end_and_the_rewards_themselves_stay(end: str) -> None:
+    """γ = ½, episodes of rewards 1 and 2: their discounted returns are 1 and 2.5, whose deviation is ¾."""
+    statistics = Statistics(None, RewardNormalizer(1, gamma=0.5, clip=10.0), EpisodeStatistics(1))
+    collector = collector_of(Ramp([2], [end]), n_steps=6)
+    for _ in range(2):
+        rollout = collector.collect()
+        assert statistics.before_learning(rollout)[:, 0].tolist() == pytest.approx([1 / 0.75, 2 / 0.75] * 3)
+        assert rollout.rewards[:, 0].tolist() == [1.0, 2.0] * 3
+        assert statistics.episodes.metrics()["rollout/ep_rew_mean"] == 3.0
+
+
+@pytest.mark.law("G2", "T16")
+def test_the_statistics_take_in_the_steps_of_a_rollout_and_not_its_reset_rows() -> None:
+    """Episodes show k = 0, 1, 2; a reset row shows where the episode before it ended, k = 3."""
+    statistics = Statistics(ObservationNormalizer(2, clip=10.0), None, EpisodeStatistics(1))
+    rollout = collector_of(Ramp([3], ["terminated"], next_step=True), n_steps=8).collect()
+    assert rollout.raw_observations[:, 0, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    statistics.after_learning(rollout)
+    assert statistics.normalizer is not None
+    assert (statistics.normalizer.moments.count, statistics.normalizer.moments.mean.tolist()) == (6, [1.0, 0.0])
 
 
 def test_a_rollout_goes_on_where_the_last_one_ended() -> None:

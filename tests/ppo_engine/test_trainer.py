@@ -28,6 +28,17 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others() -> None
     assert weights_after(spec_of(seed=1)) != weights_after(spec_of(seed=2))
 
 
+@pytest.mark.law("T2", "T16")
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+def test_an_update_begins_where_its_rollout_was_acted_though_statistics_move_between_them(backend: str) -> None:
+    """All rows at once, so that every ratio is that of before the step: one, but for the order of sums."""
+    ppo = {"batch_size": 128, "n_epochs": 1, "learning_rate": 1e-2}
+    trainer = Trainer(spec_of("Pendulum-v1", ppo=ppo, normalize={"observations": True}, backend=backend))
+    for step in run(trainer):
+        assert step.metrics is not None
+        assert abs(step.metrics["train/approx_kl"]) < 1e-7 and step.metrics["train/clip_fraction"] == 0.0
+
+
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "LunarLander-v3"])
 def test_environment_processes_give_the_same_weights_as_one_process(env_id: str) -> None:
     hashes = {weights_after(spec_of(env_id, env={"vectorization": mode})) for mode in ("sync", "process")}

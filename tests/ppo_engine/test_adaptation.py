@@ -115,10 +115,18 @@ def test_adaptive_numbers_are_restored() -> None:
         second.restore_scalars({})
 
 
-def test_a_kl_that_is_not_finite_ends_the_training() -> None:
-    learner = learner_of("numbers", n_epochs=1, batch_size=48, kl_penalty={})
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"kl_penalty": {}}, "loss is"),
+        ({"learning_rate": {"kind": "kl_adaptive"}}, "the KL between the policies before and after the update is inf"),
+    ],
+)
+def test_a_kl_that_is_not_finite_ends_the_training(settings: dict[str, Any], name: str) -> None:
+    """Where it is no part of the loss, nothing else would tell."""
+    learner = learner_of("numbers", n_epochs=1, batch_size=48, **settings)
     batch = batch_for(learner)
     assert batch.outputs is not None
-    batch.outputs[3] = 1e30
-    with pytest.raises(TrainingDiverged):
+    batch.outputs[3] = math.inf
+    with pytest.raises(TrainingDiverged, match=f"^{name}"):
         learner.update(batch, coefficients(learner.ppo, 0.0))

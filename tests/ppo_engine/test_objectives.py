@@ -9,13 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from ppo_engine.distributions import LOG_STD_BOUNDS
 from ppo_engine.loss import LossTerms, ppo_loss
 from ppo_engine.minibatch import Minibatch
 from ppo_engine.objectives import Objective, clipped, dual_clipped, objective_of, stiffened, unclipped, vanilla
+from ppo_engine.policy import Policy
 from ppo_engine.schedules import coefficients
-from ppo_engine.spec import KLPenaltySpec, PPOSpec
+from ppo_engine.spec import KLPenaltySpec, PolicySpec, PPOSpec
+from ppo_engine.trainer import Trainer
 from ppo_engine.update import Learner
 from tests.ppo_engine.learning import SPACES, batch_for, learner_of, poisoned
+from tests.ppo_engine.trainings import spec_of
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "clip": {},
@@ -204,6 +208,19 @@ def test_masked_rows_change_no_bit_whatever_they_hold(settings: dict[str, Any], 
     assert outcomes[0] == outcomes[1]
 
 
+@pytest.mark.parametrize("kind", ["clip with a penalty", "kl_penalty", "kl_adaptive"])
+def test_masked_rows_count_in_no_divergence(kind: str) -> None:
+    """As rows that are not there: in one minibatch the order of a sum is all that differs."""
+    outcomes = []
+    for is_masked in (True, False):
+        learner = learner_of("numbers", **{"batch_size": 48, "n_epochs": 4, "learning_rate": 1e-2, **OBJECTIVES[kind]})
+        batch, mask = batch_for(learner), torch.arange(48) % 3 > 0
+        batch = replace(batch, mask=mask) if is_masked else batch.rows(mask.nonzero().squeeze(1))
+        metrics = learner.update(batch, coefficients(learner.ppo, 0.0))
+        outcomes.append((metrics["train/loss"], metrics["train/kl"], learner.policy.flat))
+    torch.testing.assert_close(*outcomes, rtol=1e-4, atol=1e-6)
+
+
 def test_rpo_perturbs_the_means_by_uniform_numbers_and_leaves_what_the_kl_is_of() -> None:
     """log N(a; μ + z, σ) of its own stream's z; the outputs, entropies and values are those without."""
     learner, plain = learner_of("numbers", rpo_alpha=0.5), learner_of("numbers")
@@ -220,6 +237,38 @@ def test_rpo_perturbs_the_means_by_uniform_numbers_and_leaves_what_the_kl_is_of(
     assert learner.mean_kl(batch) == 0.0
 
 
+def test_rpo_perturbs_no_deviation_that_the_network_gives() -> None:
+    """Outputs are means, then log-stds: the entropy, which those alone make, stays what it is."""
+    policy = Policy(
+        PolicySpec(hidden_sizes=(6,), state_dependent_std=True),
+        3,
+        SPACES["numbers"],
+        generator=np.random.default_rng(0),
+    )
+    learners = [
+        Learner(policy, PPOSpec(rpo_alpha=alpha), np.random.default_rng(1), perturbations=np.random.default_rng(2))
+        for alpha in (0.5, 0.0)
+    ]
+    batch = batch_for(learners[1])
+    perturbed, plain = (learner.evaluate(batch) for learner in learners)
+    assert torch.equal(perturbed.entropies, plain.entropies)
+    assert not torch.equal(perturbed.log_probs, plain.log_probs)
+
+
+@pytest.mark.parametrize("memory", ["none", "lstm"])
+def test_rpo_changes_what_is_learned_and_not_what_is_done(memory: str) -> None:
+    trainings = []
+    for alpha in (0.5, 0.0):
+        spec = spec_of("Pendulum-v1", policy={"memory": memory}, ppo={"rpo_alpha": alpha}, backend="torch")
+        backend = Trainer(spec)._components.backend
+        rollout = backend.collector.collect()
+        done = rollout.actions.tolist(), rollout.log_probs.tolist()
+        backend.learner.learn(rollout, rollout.rewards, coefficients(spec.ppo, 0.0))
+        trainings.append((done, backend.learner.adam.parameters))
+    (acted, learned), (plainly, otherwise) = trainings
+    assert acted == plainly and not torch.equal(learned, otherwise)
+
+
 def test_rpo_draws_from_no_other_stream() -> None:
     learner, plain = learner_of("numbers", rpo_alpha=0.5, batch_size=24), learner_of("numbers", batch_size=24)
     for each in (learner, plain):
@@ -227,6 +276,17 @@ def test_rpo_draws_from_no_other_stream() -> None:
     assert learner.generator.bit_generator.state == plain.generator.bit_generator.state
     assert plain.perturbations is None
     assert not torch.equal(learner.policy.flat, plain.policy.flat)
+
+
+@pytest.mark.law("T21")
+@pytest.mark.parametrize("settings", [{}, {"objective": "trpo", "critic": {"n_epochs": 1}}], ids=["clip", "trpo"])
+def test_an_update_spreads_actions_no_further_than_the_bound(settings: dict[str, Any]) -> None:
+    """There is nothing to climb but the entropy."""
+    learner = learner_of("numbers", n_epochs=1, batch_size=48, ent_coef=0.1, **settings)
+    with torch.no_grad():
+        learner.policy.log_std.fill_(LOG_STD_BOUNDS[1] - 1e-5)
+    learner.update(replace(batch_for(learner), advantages=torch.zeros(48)), coefficients(learner.ppo, 0.0))
+    assert learner.policy.log_std.tolist() == [LOG_STD_BOUNDS[1]] * 2
 
 
 def test_an_entropy_bonus_may_fall_to_zero() -> None:

@@ -114,6 +114,24 @@ def test_no_environment_of_an_evaluation_is_seeded_as_one_of_training_or_of_its_
         assert len(set(own)) == len(own) == 320
 
 
+@pytest.mark.law("T26")
+def test_evaluations_while_training_play_neither_its_episodes_nor_those_of_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four evaluations of three environments, beside a training of four."""
+    seeded: list[int] = []
+
+    def make(env: EnvSpec, seeds: Any) -> VectorEnvironment:
+        seeded.extend(seed_of(sequence) for sequence in seeds)
+        return make_vector_environment(env, seeds)
+
+    monkeypatch.setattr("ppo_engine.evaluate.make_vector_environment", make)
+    with trained("CartPole-v1", evaluation={"every_timesteps": 128, "n_episodes": 3}) as (trainer, _):
+        assert trainer.spec.seed is not None
+        of_training = {seed_of(sequence) for sequence in environment_seeds(trainer.spec.seed, 4)}
+    assert len(seeded) == len(set(seeded)) == 12 and of_training.isdisjoint(seeded)
+
+
 def children(source: np.random.SeedSequence, count: int) -> list[np.random.SeedSequence]:
     return [np.random.SeedSequence(source.entropy, spawn_key=(*source.spawn_key, seat)) for seat in range(count)]
 
@@ -293,16 +311,19 @@ def test_evaluating_during_training_changes_no_weight() -> None:
 def test_training_reports_raw_returns_where_it_learns_from_normalised_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
     add_plugin(monkeypatch)
     evaluation = {"every_timesteps": 512, "n_episodes": 3}
-    with trained("test/ConstantReward-v0", evaluation=evaluation) as (_, [at_the_end]):
-        assert at_the_end.returns == (10.0, 10.0, 10.0)  # 10 steps of reward 1
+    with trained("test/Ramp-v0", evaluation=evaluation) as (_, [at_the_end]):
+        assert at_the_end.returns == (45.0, 45.0, 45.0)  # 0 + 1 + ... + 9
 
 
-def test_a_sampled_evaluation_is_another_than_the_deterministic_one() -> None:
+@pytest.mark.law("T26")
+def test_a_deterministic_evaluation_is_of_the_likeliest_actions_and_a_sampled_one_another() -> None:
     evaluation = {"every_timesteps": 512, "n_episodes": 5}
     with (
-        trained("CartPole-v1", evaluation=evaluation) as (_, [likeliest]),
+        trained("CartPole-v1", evaluation=evaluation) as (trainer, [likeliest]),
         trained("CartPole-v1", evaluation={**evaluation, "deterministic": False}) as (_, [sampled]),
     ):
+        seeds = seed_sequence(4, "evaluation", trainer.iteration, 0)
+        assert likeliest == evaluate(trainer.act, CARTPOLE, n_episodes=5, seeds=seeds)
         assert likeliest.returns != sampled.returns
 
 

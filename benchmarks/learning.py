@@ -70,6 +70,8 @@ TARGETS = (
     Target("InvertedPendulum-v5", 1000.0, episodes=LONG_EPISODES, perfect=1000.0),
     Target("InvertedDoublePendulum-v5", 9200.0, episodes=LONG_EPISODES),
     Target("Humanoid-v5", 800.0, episodes=LONG_EPISODES),
+    Target("MiniGrid-Empty-Random-5x5-v0", 0.968),
+    Target("MiniGrid-DoorKey-5x5-v0", 0.964),
 )
 """The best published PPO at the same number of steps; BipedalWalker's is of 5 million."""
 

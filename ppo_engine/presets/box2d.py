@@ -1,6 +1,7 @@
 """Presets of Gymnasium's Box2D environments."""
 
 from ppo_engine.presets.preset import TANH_64, ZOO, Patch, Preset
+from ppo_engine.presets.tianshou import TIANSHOU, recipe
 
 _LUNAR_LANDER: Patch = {
     "env": {"n_envs": 16},
@@ -22,4 +23,5 @@ _LUNAR_LANDER: Patch = {
 PRESETS = (
     Preset("LunarLander-v3", _LUNAR_LANDER, f"{ZOO}, for LunarLander-v2"),
     Preset("LunarLanderContinuous-v3", _LUNAR_LANDER, f"{ZOO}, for LunarLanderContinuous-v2"),
+    Preset("BipedalWalker-v3", recipe(), TIANSHOU),
 )

@@ -5,48 +5,35 @@ Walker2d and both inverted pendulums are no longer rewarded for the step in whic
 slides less; Reacher is rewarded by the state after the step.
 """
 
+from collections.abc import Mapping
+
 from pydantic import JsonValue
 
-from ppo_engine.presets.preset import Patch, Preset
+from ppo_engine.presets.preset import Preset
+from ppo_engine.presets.tianshou import TIANSHOU, recipe
 
-_TIANSHOU = "tianshou's MuJoCo recipe (arXiv:2107.14171) without its recomputed advantages"
-
-
-def _patch(log_std_init: float, learning_rate: float, **ppo: JsonValue) -> Patch:
-    """Tianshou's recipe but for what is given; the learning rate falls to zero."""
-    return {
-        "env": {"n_envs": ppo.pop("n_envs", 8)},
-        "policy": {"hidden_sizes": [64, 64], "activation": "tanh", "log_std_init": log_std_init},
-        "ppo": {
-            "total_timesteps": 1_000_000,
-            "n_steps": 256,
-            "batch_size": 64,
-            "n_epochs": 10,
-            "gamma": 0.99,
-            "gae_lambda": 0.95,
-            "vf_coef": 0.25,
-            "ent_coef": 0.0,
-            "learning_rate": {"kind": "linear", "initial": learning_rate, "final": 0.0},
-            **ppo,
-        },
-        "normalize": {"observations": True, "rewards": True},
-    }
-
+_NORMALIZED: Mapping[str, JsonValue] = {"recompute_advantages": False, "normalize_advantage": "minibatch"}
+_OTHERWISE = f"{TIANSHOU}, but for advantages that are normalised and not recomputed"
 
 PRESETS = (
+    *(Preset(env_id, recipe(), TIANSHOU) for env_id in ("Hopper-v5", "Walker2d-v5", "InvertedDoublePendulum-v5")),
     Preset(
         "HalfCheetah-v5",
-        _patch(-1.0, 1e-3, gamma=0.98),
-        f"{_TIANSHOU}; learning rate, discount and first deviation by benchmarks/tune.py, the better of 2 trials",
+        recipe({**_NORMALIZED, "gamma": 0.98}, log_std_init=-1.0, learning_rate=1e-3),
+        f"{_OTHERWISE}; learning rate, discount and first deviation by benchmarks/tune.py, the better of 2 trials",
     ),
     Preset(
         "Swimmer-v5",
-        _patch(-0.5, 6e-4, n_envs=4, n_steps=1024, batch_size=256, gamma=0.9999, gae_lambda=0.98),
-        f"{_TIANSHOU}, with discount, rollouts and learning rate of RL Baselines3 Zoo; 1 trial of benchmarks/tune.py",
+        recipe(
+            {**_NORMALIZED, "n_steps": 1024, "batch_size": 256, "gamma": 0.9999, "gae_lambda": 0.98},
+            learning_rate=6e-4,
+            n_envs=4,
+        ),
+        f"{_OTHERWISE}, with discount, rollouts and learning rate of RL Baselines3 Zoo; 1 trial of benchmarks/tune.py",
     ),
     Preset(
         "Reacher-v5",
-        _patch(-1.0, 1e-3, gamma=0.95),
-        f"{_TIANSHOU}; learning rate, discount and first deviation were the first trial of benchmarks/tune.py",
+        recipe({**_NORMALIZED, "gamma": 0.95}, log_std_init=-1.0, learning_rate=1e-3),
+        f"{_OTHERWISE}; learning rate, discount and first deviation were the first trial of benchmarks/tune.py",
     ),
 )

@@ -101,12 +101,13 @@ def test_nothing_is_remembered_of_an_episode_that_a_resume_could_not_bring_back(
     add_plugin(monkeypatch)
     spec = spec_of("test/Unrepeatable-v0", policy=LSTM)
     trainer = Trainer(spec)
-    run(trainer, 1)
+    before = trainer._components.backend.collector
+    assert isinstance(before, RecurrentCollector)
+    while not before.state.any():  # Now and then all episodes have just begun.
+        assert run(trainer, 1)
     trainer.save(tmp_path)
-    resumed = Trainer.resume(spec, tmp_path)
-    before, after = (each._components.backend.collector for each in (trainer, resumed))
-    assert isinstance(before, RecurrentCollector) and isinstance(after, RecurrentCollector)
-    assert before.state.abs().amin() > 0 and after.state.abs().amax() == 0
+    after = Trainer.resume(spec, tmp_path)._components.backend.collector
+    assert isinstance(after, RecurrentCollector) and not after.state.any()
 
 
 def test_an_evaluation_forgets_at_the_end_of_each_episode(tmp_path: Path) -> None:

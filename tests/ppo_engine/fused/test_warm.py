@@ -1,8 +1,10 @@
 """What is compiled ahead, and what that must leave alone."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,39 +13,62 @@ import torch
 from ppo_engine.fused import gru, lstm
 from ppo_engine.fused.warm import warm
 from ppo_engine.trainer import Trainer
+from tests.environments import PLUGIN_PATH
 from tests.ppo_engine.trainings import run, spec_of
 
-CHILD = """
+TRAININGS = """
 import json, pkgutil, sys
 from importlib import import_module
-import ppo_engine.fused
+from pathlib import Path
+import numba
+import ppo_engine.envs.batched, ppo_engine.fused
 from ppo_engine.fused.warm import warm
+from ppo_engine.trainer import Trainer
 from tests.ppo_engine.trainings import run, spec_of
 
+def signatures():
+    found = {}
+    for package in (ppo_engine.fused, ppo_engine.envs.batched):
+        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+            for name, value in vars(import_module(module.name)).items():
+                if isinstance(value, numba.core.dispatcher.Dispatcher):
+                    found[f"{value.__module__}.{name}"] = len(value.signatures)
+    return found
+
 warm()
-names = [module.name for module in pkgutil.iter_modules(ppo_engine.fused.__path__)]
-modules = [import_module(f"ppo_engine.fused.{name}") for name in names]
-loops = {name: value for module in modules for name, value in vars(module).items() if hasattr(value, "signatures")}
-
-def compiled():
-    return {name: len(loop.signatures) for name, loop in loops.items()}
-
-before = compiled()
-from ppo_engine.trainer import Trainer
-for env_id, sections in json.loads(sys.argv[1]):
-    trainer = Trainer(spec_of(env_id, backend="fused", **sections))
+before = signatures()
+flat = {"activation": "relu", "share_features": True, "hidden_sizes": []}
+everything = {"target_kl": 0.02, "clip_range_vf": 0.2, "ent_coef": 0.01, "normalize_advantage": "batch"}
+raw = {"normalize": {"observations": False, "rewards": False}, "ppo": {"batch_size": 100}}
+whole_numbers = {"learning_rate": {"kind": "linear", "initial": 1, "final": 0}, "max_grad_norm": 1, "gamma": 1}
+evaluation = {"every_timesteps": 128, "n_episodes": 1}
+for number, spec in enumerate((
+    spec_of("CartPole-v1", env={"vectorization": "batched"}, evaluation=evaluation),
+    spec_of("CartPole-v1", env={"vectorization": "sync", "n_envs": 1}, ppo=whole_numbers),
+    spec_of("MountainCarContinuous-v0", env={"vectorization": "batched"}, **raw),
+    spec_of("Pendulum-v1", env={"vectorization": "batched"}, ppo=everything, policy={"squash_output": True}),
+    spec_of("Pendulum-v1", env={"vectorization": "sync"}, ppo=everything, policy=flat),
+    spec_of("test/MultiBinaryAction-v0", **raw),
+    spec_of("test/MultiDiscreteAction-v0", policy=flat, **raw),
+    spec_of("test/MatrixBoxAction-v0", policy={"squash_output": True}),
+    spec_of("CartPole-v1", env={"vectorization": "sync"}, ppo={"objective": "kl_penalty"}),
+    spec_of("Pendulum-v1", ppo={"kl_penalty": {"kind": "fixed"}, "recompute_advantages": True}),
+    spec_of("Pendulum-v1", ppo={"objective": "dual_clip", "learning_rate": {"kind": "kl_adaptive"}}),
+    spec_of("Pendulum-v1", policy={"share_features": True}, normalize={"values": True, "observations": False}),
+)):
+    trainer = Trainer(spec)
+    assert trainer.runtime["backend"] == "fused"
     run(trainer, 2)
+    trainer.save(Path(sys.argv[1]) / str(number))
     trainer.close()
-print(json.dumps({name: count for name, count in compiled().items() if count != before[name]}))
+    other = "batched" if spec.env.id in ("CartPole-v1", "Pendulum-v1") else spec.env.vectorization
+    moved = spec.model_copy(update={"env": spec.env.model_copy(update={"vectorization": other})})
+    trainer = Trainer.resume(moved, Path(sys.argv[1]) / str(number))
+    run(trainer, 1)
+    trainer.close()
+after = signatures()
+print(json.dumps([before, after]))
 """
-TRAININGS: list[tuple[str, dict[str, Any]]] = [
-    ("CartPole-v1", {}),
-    ("CartPole-v1", {"env": {"vectorization": "sync"}, "ppo": {"objective": "kl_penalty"}}),
-    ("Pendulum-v1", {"ppo": {"kl_penalty": {"kind": "fixed"}, "recompute_advantages": True}}),
-    ("Pendulum-v1", {"ppo": {"objective": "dual_clip", "learning_rate": {"kind": "kl_adaptive"}}}),
-    ("Pendulum-v1", {"policy": {"share_features": True}, "normalize": {"values": True, "observations": False}}),
-]
-
 LOOPS: list[Any] = [lstm.lstm_forward, lstm.lstm_backward, gru.gru_forward, gru.gru_backward]
 
 
@@ -57,11 +82,22 @@ def test_warming_asks_nothing_of_autograd(monkeypatch: pytest.MonkeyPatch) -> No
     warm()
 
 
-def test_a_training_by_loops_alone_compiles_nothing_that_was_not_warmed() -> None:
-    """In a process of its own, where no other test has compiled anything."""
-    command = [sys.executable, "-c", CHILD, json.dumps(TRAININGS)]
-    child = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(child.stdout) == {}
+def test_a_warmed_process_never_waits_for_the_compiler(tmp_path: Path) -> None:
+    """One machine code of each function serves all heads, networks, environments and ways of stepping them."""
+    path = os.pathsep.join([str(PLUGIN_PATH), str(Path.cwd())])
+    child = subprocess.run(
+        [sys.executable, "-c", TRAININGS, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    before, after = json.loads(child.stdout.splitlines()[-1])
+    assert after == before
+    called_from_python = {name for name, count in after.items() if count}
+    assert {"ppo_engine.fused.update.learn_epoch", "ppo_engine.fused.acting.acting"} <= called_from_python
+    assert {name: count for name, count in after.items() if count > 1} == {"ppo_engine.fused.finite.all_finite": 2}
 
 
 @pytest.mark.parametrize("memory", ["lstm", "gru"])

@@ -33,6 +33,7 @@ from ppo_engine.export import (
 )
 from ppo_engine.fused.rollout import FusedCollector, FusedRollout
 from ppo_engine.fused.update import FusedLearner
+from ppo_engine.halves import HalvesCollector, collects_by_halves
 from ppo_engine.images import Image, columns_beside
 from ppo_engine.iteration import HostBackend
 from ppo_engine.metrics import EpisodeStatistics, MetricsWindow
@@ -243,7 +244,8 @@ def backend_for(
             environment, policy, normalizer, n_steps=ppo.n_steps, generator=actions
         )
         return HostBackend(remembering, recurrent, statistics, clipped)
-    collector = Collector(environment, policy, normalizer, n_steps=ppo.n_steps, generator=actions)
+    collects = HalvesCollector if collects_by_halves(environment, policy) else Collector
+    collector = collects(environment, policy, normalizer, n_steps=ppo.n_steps, generator=actions)
     # A graph is of one shape: only environments that spend no steps on resets fill every row.
     fills_every_row = environment.vectorization in ("sync", "process", "batched")
     if policy.device.type == "cuda" and fills_every_row and graph_obstacle(spec) is None:

@@ -17,6 +17,8 @@ from ppo_engine.experience import Experience
 from ppo_engine.normalization import ObservationNormalizer
 from ppo_engine.policy import Policy
 
+EVERY = slice(None)
+
 
 @dataclass(frozen=True, slots=True)
 class Rollout(Experience):
@@ -129,8 +131,7 @@ class Collector:
                 column.copy_(numbers)
             step = self.environment.step(self.policy.environment_rows(self._on_host(chosen[0])))
             self._store(t, step)
-            if step.truncated.any():
-                cut_off.append(step.final_observations[self._truncated[t] & ~self._terminated[t]])
+            cut_off += self._cut_off(t, step)
         self._see(shape[0], self.last_observations)
         self._values[-1] = self._last_values()
         return cut_off
@@ -144,17 +145,18 @@ class Collector:
         noise = torch.from_numpy(rows).to(self.policy.device)
         return [noise[t // lasts] for t in range(T)]
 
-    def _masks_at(self, t: int) -> Tensor | None:
-        """What is valid where the environments stand now, kept as step t's: [N, masks]; None where they do not say."""
-        if self._masks is None or not isinstance(self.environment, GivesMasks):
+    def _masks_at(self, t: int, rows: slice = EVERY) -> Tensor | None:
+        """What is valid where the environments stand now, kept as step t's: [n, masks]; None where they do not say."""
+        valid = self.environment.action_masks if isinstance(self.environment, GivesMasks) else None
+        if self._masks is None or valid is None:
             return None
-        self._masks[t] = torch.from_numpy(self.environment.action_masks)
-        return self._masks[t]
+        self._masks[t, rows] = torch.from_numpy(valid[rows])
+        return self._masks[t, rows]
 
-    def _see(self, t: int, observations: Rows) -> None:
-        self._raw[t] = observations
+    def _see(self, t: int, observations: Rows, rows: slice = EVERY) -> None:
+        self._raw[t, rows] = observations[rows]
         if self.normalizer is not None:
-            self._seen[t] = torch.from_numpy(self.normalizer.normalize(observations))
+            self._seen[t, rows] = torch.from_numpy(self.normalizer.normalize(observations[rows]))
         if self._observations is not self._seen:
             self._observations[t].copy_(self._seen[t], non_blocking=True)
 
@@ -166,15 +168,21 @@ class Collector:
         torch.cuda.current_stream(actions.device).synchronize()
         return self._chosen
 
-    def _store(self, t: int, step: Step) -> None:
+    def _store(self, t: int, step: Step, rows: slice = EVERY) -> None:
         self.last_observations = step.observations
-        self._rewards[t] = step.rewards
-        self._terminated[t] = step.terminated
+        self._rewards[t, rows] = step.rewards[rows]
+        self._terminated[t, rows] = step.terminated[rows]
         if step.lives_lost is not None:
-            self._lives_lost[t] = step.lives_lost
-            self._terminated[t] |= step.lives_lost
-        self._truncated[t] = step.truncated
-        self._valid[t] = step.valid
+            self._lives_lost[t, rows] = step.lives_lost[rows]
+            self._terminated[t, rows] |= step.lives_lost[rows]
+        self._truncated[t, rows] = step.truncated[rows]
+        self._valid[t, rows] = step.valid[rows]
+
+    def _cut_off(self, t: int, step: Step, rows: slice = EVERY) -> list[Rows]:
+        """The final observations [n, D] of what step t cut off, if any."""
+        if not step.truncated[rows].any():
+            return []
+        return [step.final_observations[rows][self._truncated[t, rows] & ~self._terminated[t, rows]]]
 
     def _seen_at(self, cut_off: list[Rows]) -> Tensor:
         """The final observations [n, D], normalised."""

@@ -1,5 +1,8 @@
 """How many threads the libraries of this process may compute with."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -14,3 +17,14 @@ def limit_threads(threads: int) -> None:
 
     torch.set_num_threads(threads)
     threadpool_limits(limits=threads)
+
+
+@contextmanager
+def half_of_the_threads() -> Iterator[None]:
+    """Has torch compute with half as many threads, one at least, so that others find a core free."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

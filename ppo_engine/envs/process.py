@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ppo_engine.envs.choice import usable_cores
+from ppo_engine.envs.halves import halves_of
 from ppo_engine.envs.shared import (
     Layout,
     anonymous_file,
@@ -60,7 +61,10 @@ class Worker:
 
 
 class ProcessVectorEnvironment:
-    """N environments in k processes, with one exchange of single bytes per process and step."""
+    """N environments in k processes, with one exchange of single bytes per process and step.
+
+    Where no process has environments of both halves, each half can be stepped by itself: see `Halves`.
+    """
 
     vectorization: Vectorization = "process"
 
@@ -104,11 +108,13 @@ class ProcessVectorEnvironment:
             # Reaps also where the environment is dropped without being closed, or the interpreter ends.
             self._finalizer = weakref.finalize(self, _end, self._workers)
             borders = np.linspace(0, self.n_envs, k + 1).round().astype(int).tolist()
+            self.halves = halves_of(self.n_envs)
+            self.steps_halves = self.halves[0].stop in borders[1:-1]
             for first, last in pairwise(borders):
                 self._workers.append(self._start(memory, layout, seeds[first:last], first))
         finally:
             os.close(memory)
-        self._wait(timeout_seconds=max(START_SECONDS, env.step_timeout_seconds))
+        self._wait(self._workers, timeout_seconds=max(START_SECONDS, env.step_timeout_seconds))
 
     @property
     def action_masks(self) -> NDArray[np.bool_] | None:
@@ -117,28 +123,35 @@ class ProcessVectorEnvironment:
 
     def reset(self) -> Rows:
         self._lengths[:] = 0
-        self._command(b"r")
-        self._wait()
+        self._command(b"r", self._workers)
+        self._wait(self._workers)
         return self._step.observations
 
     def step(self, actions: NDArray[Any]) -> Step:
-        self._actions[...] = actions
-        self._lengths += 1
+        everything = slice(0, self.n_envs)
+        self.begin_step(everything, actions)
+        return self.finish_step(everything)
+
+    def begin_step(self, rows: slice, actions: NDArray[Any]) -> None:
+        self._actions[rows] = actions
+        self._lengths[rows] += 1
         # So that a worker that does not come back tells which of its environments had been stepped.
-        self._step.terminated[...] = False
-        self._step.truncated[...] = False
-        self._command(b"s")
-        self._wait()
+        self._step.terminated[rows] = False
+        self._step.truncated[rows] = False
+        self._command(b"s", self._stepping(rows))
+
+    def finish_step(self, rows: slice) -> Step:
+        self._wait(self._stepping(rows))
         step = self._step
-        done = step.terminated | step.truncated
-        self._lengths[done] = 0
-        self._episodes += done
+        done = step.terminated[rows] | step.truncated[rows]
+        self._lengths[rows][done] = 0
+        self._episodes[rows] += done
         return step
 
     def state(self) -> dict[str, NDArray[Any] | JsonValue]:
-        self._command(b"g")
+        self._command(b"g", self._workers)
         state: dict[str, NDArray[Any] | JsonValue] = {}
-        for part in self._wait():
+        for part in self._wait(self._workers):
             state.update(state_from_json(part))
         return state
 
@@ -148,7 +161,7 @@ class ProcessVectorEnvironment:
             part = {name: value for name, value in state.items() if name.startswith(share)}
             with contextlib.suppress(ConnectionError):
                 send(worker.connection, b"p", state_to_json(part))
-        reasons = [reason for reason in self._wait() if reason is not None]
+        reasons = [reason for reason in self._wait(self._workers) if reason is not None]
         self.resume = Resumability("approximate", "; ".join(reasons)) if reasons else EXACT
         for index in range(self.n_envs):
             episode = saved_episode(state, index)
@@ -183,20 +196,24 @@ class ProcessVectorEnvironment:
             send(ours, b"", task)
         return worker
 
-    def _command(self, command: bytes) -> None:
-        for worker in self._workers:
+    def _stepping(self, rows: slice) -> list[Worker]:
+        """The workers whose environments these are."""
+        return [worker for worker in self._workers if rows.start <= worker.first and worker.last <= rows.stop]
+
+    def _command(self, command: bytes, workers: Sequence[Worker]) -> None:
+        for worker in workers:
             # One that is gone is found, and named, when its answer is waited for.
             with contextlib.suppress(ConnectionError):
                 worker.connection.send(command)
 
-    def _wait(self, *, timeout_seconds: float | None = None) -> list[Any]:
-        """Waits for every worker's answer, and returns the contents of those that have any.
+    def _wait(self, workers: Sequence[Worker], *, timeout_seconds: float | None = None) -> list[Any]:
+        """Waits for the answer of each of these workers, and returns the contents of those that have any.
 
         Raises: EngineError, with every process ended, where an answer is an error or does not come.
         """
         contents: list[Any] = []
         try:
-            for worker in self._workers:
+            for worker in workers:
                 kind = self._receive_kind(worker, timeout_seconds or self._spec.step_timeout_seconds)
                 if kind == b"e":
                     raise error_from_json(receive_content(worker.connection))

@@ -12,7 +12,7 @@ from ppo_engine.errors import CheckpointMismatch
 from ppo_engine.normalization import ObservationNormalizer
 from ppo_engine.policy import Policy
 from ppo_engine.recurrent.sequences import RecurrentRollout
-from ppo_engine.rollout import Collector
+from ppo_engine.rollout import EVERY, Collector
 
 
 class RecurrentCollector(Collector):
@@ -57,8 +57,8 @@ class RecurrentCollector(Collector):
             outputs = self.policy.distribution.masked(outputs, masks)
         return self.policy.distribution.sample(outputs, self.policy.log_std, noise), outputs, values
 
-    def _store(self, t: int, step: Step) -> None:
-        super()._store(t, step)
+    def _store(self, t: int, step: Step, rows: slice = EVERY) -> None:
+        super()._store(t, step, rows)
         cut_off = np.flatnonzero(self._truncated[t] & ~self._terminated[t])
         if len(cut_off):
             self._cut_off_states.append(self.state[torch.from_numpy(cut_off)])

@@ -1,5 +1,6 @@
 """Laws of training on images: bytes from the environment to the network, exact resumes, bundles that say the same."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from ppo_engine.actions import environment_actions
 from ppo_engine.bundle import load_policy
 from ppo_engine.components import Components, build
+from ppo_engine.envs.halves import halves_of
 from ppo_engine.rollout import Collector, Rollout
 from ppo_engine.schedules import coefficients
 from ppo_engine.spec import InvalidSpec, TrainingSpec
@@ -78,12 +80,13 @@ def test_statistics_are_of_the_numbers_beside_an_image_and_leave_its_pixels_alon
 def test_what_has_not_learned_yet_gives_its_actions_the_very_probability_they_were_drawn_with(
     env_id: str, network: str
 ) -> None:
-    """In a batch of the same shape: the ratio of every row of the first minibatch is exactly 1."""
+    """In batches of the same shape, which are halves: the ratio of every row of the first minibatch is exactly 1."""
     policy_spec = {"network": network, "activation": "relu", "hidden_sizes": [], "layer_norm": True}
     parts, rollout = collected(small(env_id, policy=policy_spec, normalize={"observations": True}))
-    for t in range(16):
-        log_probs, _, values = parts.policy.evaluate_actions(rollout.observations[t], rollout.actions[t])
-        assert torch.equal(log_probs, rollout.log_probs[t]) and torch.equal(values, rollout.values[t])
+    for t, half in itertools.product(range(16), halves_of(4)):
+        seen, chosen = rollout.observations[t, half], rollout.actions[t, half]
+        log_probs, _, values = parts.policy.evaluate_actions(seen, chosen)
+        assert torch.equal(log_probs, rollout.log_probs[t, half]) and torch.equal(values, rollout.values[t, half])
 
 
 @pytest.mark.parametrize(

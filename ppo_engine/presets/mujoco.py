@@ -16,7 +16,14 @@ _NORMALIZED: Mapping[str, JsonValue] = {"recompute_advantages": False, "normaliz
 _OTHERWISE = f"{TIANSHOU}, but for advantages that are normalised and not recomputed"
 
 PRESETS = (
-    *(Preset(env_id, recipe(), TIANSHOU) for env_id in ("Hopper-v5", "Walker2d-v5", "InvertedDoublePendulum-v5")),
+    *(Preset(env_id, recipe(), TIANSHOU) for env_id in ("Hopper-v5", "Walker2d-v5")),
+    Preset(
+        "InvertedDoublePendulum-v5",
+        # The pole is up after 50,000 steps. Where training goes on, a rare fall among a thousand like steps weighs so
+        # much that now and then a policy is lost.
+        recipe({"total_timesteps": 200_000}, normalize_observations=False),
+        f"{TIANSHOU}, but for observations that are left as they are, in 200,000 steps; 1 trial of benchmarks/tune.py",
+    ),
     Preset(
         "HalfCheetah-v5",
         recipe({**_NORMALIZED, "gamma": 0.98}, log_std_init=-1.0, learning_rate=1e-3),

@@ -29,7 +29,7 @@ PRESETS = (
             "env": {"n_envs": 8},
             "policy": TANH_64,
             "ppo": {
-                "total_timesteps": 200_000,
+                "total_timesteps": 1_000_000,
                 "n_steps": 128,
                 "batch_size": 64,
                 "n_epochs": 10,
@@ -41,7 +41,8 @@ PRESETS = (
             },
             "normalize": {"observations": True, "rewards": True},
         },
-        f"{ZOO}, but for rollouts, epochs and learning rate: the best of 3 trials of benchmarks/tune.py, 5 seeds each",
+        f"{ZOO}, but for rollouts, epochs and learning rate: the best of 3 trials of benchmarks/tune.py, 5 seeds each, in "
+        "200,000 steps; 1 trial in a million",
     ),
     Preset(
         "MountainCar-v0",

@@ -41,8 +41,8 @@ PRESETS = (
             },
             "normalize": {"observations": True, "rewards": True},
         },
-        f"{ZOO}, but for rollouts, epochs and learning rate: the best of 3 trials of benchmarks/tune.py, 5 seeds each, in "
-        "200,000 steps; 1 trial in a million",
+        f"{ZOO}, but for rollouts, epochs and learning rate: the best of 3 trials of benchmarks/tune.py of 5 seeds "
+        "and 200,000 steps each",
     ),
     Preset(
         "MountainCar-v0",

@@ -25,6 +25,11 @@ PRESETS = (
         f"{TIANSHOU}, but for observations that are left as they are, in 200,000 steps; 1 trial of benchmarks/tune.py",
     ),
     Preset(
+        "Ant-v5",
+        recipe(normalize_observations=False),
+        f"{TIANSHOU}, but for observations that are left as they are; the best of 3 trials of benchmarks/tune.py",
+    ),
+    Preset(
         "HalfCheetah-v5",
         recipe({**_NORMALIZED, "gamma": 0.98}, log_std_init=-1.0, learning_rate=1e-3),
         f"{_OTHERWISE}; learning rate, discount and first deviation by benchmarks/tune.py, the better of 2 trials",
@@ -33,10 +38,12 @@ PRESETS = (
         "Swimmer-v5",
         recipe(
             {**_NORMALIZED, "n_steps": 1024, "batch_size": 256, "gamma": 0.9999, "gae_lambda": 0.98},
+            log_std_init=0.0,
             learning_rate=6e-4,
             n_envs=4,
         ),
-        f"{_OTHERWISE}, with discount, rollouts and learning rate of RL Baselines3 Zoo; 1 trial of benchmarks/tune.py",
+        f"{_OTHERWISE}, with discount, rollouts, learning rate and first deviation of RL Baselines3 Zoo; the better of "
+        "2 trials of benchmarks/tune.py",
     ),
     Preset(
         "Reacher-v5",

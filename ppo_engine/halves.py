@@ -5,9 +5,9 @@ thread that waits for the next product is as busy as one that computes it. Whate
 acts in the same way, so that no number depends on it: products of other rows or threads may end in other bits.
 """
 
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,7 +15,6 @@ from ppo_engine.envs.halves import Halves, HalvesAtOnce
 from ppo_engine.envs.process import ProcessVectorEnvironment
 from ppo_engine.envs.spaces import Rows
 from ppo_engine.envs.vector import VectorEnvironment
-from ppo_engine.normalization import ObservationNormalizer
 from ppo_engine.policy import Policy
 from ppo_engine.rollout import Collector
 from ppo_engine.threads import half_of_the_threads
@@ -30,19 +29,12 @@ def collects_by_halves(environment: VectorEnvironment, policy: Policy) -> bool:
 class HalvesCollector(Collector):
     """Acts for one half of the environments while the other is stepped, where they can be stepped so."""
 
-    def __init__(
-        self,
-        environment: VectorEnvironment,
-        policy: Policy,
-        normalizer: ObservationNormalizer | None,
-        *,
-        n_steps: int,
-        generator: np.random.Generator,
-    ) -> None:
-        super().__init__(environment, policy, normalizer, n_steps=n_steps, generator=generator)
-        self._halves: Halves = HalvesAtOnce(environment)
+    @cached_property
+    def _halves(self) -> Halves:
+        environment = self.environment
         if isinstance(environment, ProcessVectorEnvironment) and environment.steps_halves:
-            self._halves = environment
+            return environment
+        return HalvesAtOnce(environment)
 
     @half_of_the_threads()
     def _run(self) -> list[Rows]:

@@ -18,6 +18,7 @@ from ppo_engine.normalization import ObservationNormalizer
 from ppo_engine.policy import Policy
 
 EVERY = slice(None)
+"""The rows of all environments."""
 
 
 @dataclass(frozen=True, slots=True)

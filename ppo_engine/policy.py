@@ -117,8 +117,7 @@ class Policy(nn.Module):
         return outputs.view(steps, sequences, -1), values.view(steps, sequences)
 
     def _recall(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        starts = torch.zeros(1, len(state), dtype=torch.bool, device=self.device)
-        remembered, after = self.memory(features.unsqueeze(0), state, starts)
+        remembered, after = self.memory(features.unsqueeze(0), state, None)
         return *self.readout(remembered.squeeze(0)), after
 
     def features(self, observations: Tensor) -> Tensor:

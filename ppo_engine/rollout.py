@@ -148,8 +148,10 @@ class Collector:
 
     def _masks_at(self, t: int, rows: slice = EVERY) -> Tensor | None:
         """What is valid where the environments stand now, kept as step t's: [n, masks]; None where they do not say."""
-        valid = self.environment.action_masks if isinstance(self.environment, GivesMasks) else None
-        if self._masks is None or valid is None:
+        if self._masks is None or not isinstance(self.environment, GivesMasks):
+            return None
+        valid = self.environment.action_masks
+        if valid is None:
             return None
         self._masks[t, rows] = torch.from_numpy(valid[rows])
         return self._masks[t, rows]

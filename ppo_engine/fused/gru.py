@@ -47,17 +47,31 @@ def gru_forward(
                 hidden[row, unit] = state[row, unit] * keep[t, row]
         np.dot(hidden, weight.T, gates)
         for row in range(rows):
-            gate, added = gates[row], inputs[t, row]
-            for unit in range(units):
-                r = sigmoid(gate[unit] + added[unit])
-                z = sigmoid(gate[units + unit] + added[units + unit])
-                recalled = gate[2 * units + unit] + bias[unit]
-                n = tanh(r * recalled + added[2 * units + unit])
-                h = n + z * (hidden[row, unit] - n)
-                gate[unit], gate[units + unit], gate[2 * units + unit] = r, z, n
-                trace.recalled[t, row, unit] = recalled
-                outputs[t, row, unit] = h
-                state[row, unit] = h
+            _activate(inputs[t, row], bias, gates[row], trace.recalled[t, row])
+            _remember(gates[row], hidden[row], outputs[t, row])
+            state[row] = outputs[t, row]
+
+
+@compiled_fast
+def _activate(added: Floats, bias: Floats, gates: Floats, recalled: Floats) -> None:
+    """The gates [3U] of one row: what the hidden state gives them, and `added` to it; for `bias` see `gru_forward`."""
+    units = len(bias)
+    for place in range(2 * units):
+        gates[place] = sigmoid(gates[place] + added[place])
+    reset, candidate, seen = gates[:units], gates[2 * units :], added[2 * units :]
+    for unit in range(units):
+        recalled[unit] = candidate[unit] + bias[unit]
+    for unit in range(units):
+        candidate[unit] = tanh(reset[unit] * recalled[unit] + seen[unit])
+
+
+@compiled_fast
+def _remember(gates: Floats, before: Floats, hidden: Floats) -> None:
+    """The hidden state [U] after one step."""
+    units = len(before)
+    update, candidate = gates[units : 2 * units], gates[2 * units :]
+    for unit in range(units):
+        hidden[unit] = candidate[unit] + update[unit] * (before[unit] - candidate[unit])
 
 
 @compiled_fast

@@ -44,28 +44,53 @@ def lstm_forward(
         keep: [L, S], 0 where an episode starts, else 1.
         state: hidden and cell state to begin with.
     """
-    steps, rows, units = outputs.shape
+    steps, rows = outputs.shape[:2]
     for t in range(steps):
-        hidden, cell, gates = trace.hidden[t], trace.cell[t], trace.gates[t]
+        hidden, gates = trace.hidden[t], trace.gates[t]
         for row in range(rows):
-            for unit in range(units):
-                hidden[row, unit] = state[row, unit] * keep[t, row]
-                cell[row, unit] = state[row, units + unit] * keep[t, row]
+            _keep_state(state[row], keep[t, row], hidden[row], trace.cell[t, row])
         np.dot(hidden, weight.T, gates)
         for row in range(rows):
-            gate, added = gates[row], inputs[t, row]
-            for unit in range(units):
-                i = sigmoid(gate[unit] + added[unit])
-                f = sigmoid(gate[units + unit] + added[units + unit])
-                g = tanh(gate[2 * units + unit] + added[2 * units + unit])
-                o = sigmoid(gate[3 * units + unit] + added[3 * units + unit])
-                c = f * cell[row, unit] + i * g
-                squashed = tanh(c)
-                gate[unit], gate[units + unit], gate[2 * units + unit], gate[3 * units + unit] = i, f, g, o
-                trace.squashed[t, row, unit] = squashed
-                outputs[t, row, unit] = o * squashed
-                state[row, unit] = o * squashed
-                state[row, units + unit] = c
+            _activate(inputs[t, row], gates[row])
+            _remember(gates[row], trace.cell[t, row], state[row], trace.squashed[t, row], outputs[t, row])
+
+
+@compiled_fast
+def _keep_state(state: Floats, keep: np.float32, hidden: Floats, cell: Floats) -> None:
+    """A state [2U], zeroed where an episode starts, as hidden and cell state [U]."""
+    units = len(hidden)
+    for unit in range(units):
+        hidden[unit] = state[unit] * keep
+    for unit in range(units):
+        cell[unit] = state[units + unit] * keep
+
+
+@compiled_fast
+def _activate(added: Floats, gates: Floats) -> None:
+    """The gates [4U] of one row: what the hidden state gives them, and `added` to it."""
+    units = len(gates) // 4
+    for place in range(2 * units):
+        gates[place] = sigmoid(gates[place] + added[place])
+    for place in range(2 * units, 3 * units):
+        gates[place] = tanh(gates[place] + added[place])
+    for place in range(3 * units, 4 * units):
+        gates[place] = sigmoid(gates[place] + added[place])
+
+
+# Few arrays to a loop: the compiler makes vector code only where it need not ask of many pairs whether they overlap.
+@compiled_fast
+def _remember(gates: Floats, before: Floats, state: Floats, squashed: Floats, output: Floats) -> None:
+    """The state [2U] after one step, the tanh of its cell state, and its hidden state [U]."""
+    units = len(before)
+    hidden, cell = state[:units], state[units:]
+    i, f, g, o = gates[:units], gates[units : 2 * units], gates[2 * units : 3 * units], gates[3 * units :]
+    for unit in range(units):
+        cell[unit] = f[unit] * before[unit] + i[unit] * g[unit]
+    for unit in range(units):
+        squashed[unit] = tanh(cell[unit])
+    for unit in range(units):
+        output[unit] = o[unit] * squashed[unit]
+    hidden[:] = output
 
 
 @compiled_fast

@@ -30,7 +30,7 @@ class NoMemory(nn.Module):
         super().__init__()
         self.outputs = inputs
 
-    def forward(self, features: Tensor, state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
         return features, state
 
 
@@ -44,12 +44,12 @@ class LSTM(NamedModule):
         self.hidden_weight = self.parameter(NamedTensor("memory/hidden/weight", (4 * units, units), GAIN, blocks=4))
         self.bias = self.parameter(NamedTensor("memory/bias", (4 * units,), fill=(0.0, RETENTION, 0.0, 0.0), blocks=4))
 
-    def forward(self, features: Tensor, state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
         """Hidden states [L, S, U] of features [L, S, F], and the state [S, 2U] after the last step.
 
         Args:
             state: [S, 2U] that the first step begins with, but where an episode starts there.
-            starts: [L, S] bool; the state is zeroed before such a step.
+            starts: [L, S] bool; the state is zeroed before such a step. None: before none.
         """
         inputs = _through(features, self.input_weight, self.bias)
         keep = _keep(starts, features)
@@ -68,7 +68,7 @@ class GRU(NamedModule):
         self.bias = self.parameter(NamedTensor("memory/bias", (3 * units,), fill=(0.0, RETENTION, 0.0), blocks=3))
         self.recalled_bias = self.parameter(NamedTensor("memory/recalled/bias", (units,)))
 
-    def forward(self, features: Tensor, state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
         """As `LSTM.forward`, with a state [S, U]."""
         inputs = _through(features, self.input_weight, self.bias)
         keep = _keep(starts, features)
@@ -203,5 +203,5 @@ def _through(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return flat.view(*features.shape[:2], -1)
 
 
-def _keep(starts: Tensor, features: Tensor) -> Tensor:
-    return (~starts).to(features.dtype)
+def _keep(starts: Tensor | None, features: Tensor) -> Tensor:
+    return features.new_ones(features.shape[:2]) if starts is None else (~starts).to(features.dtype)

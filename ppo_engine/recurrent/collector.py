@@ -59,8 +59,8 @@ class RecurrentCollector(Collector):
 
     def _store(self, t: int, step: Step, rows: slice = EVERY) -> None:
         super()._store(t, step, rows)
-        cut_off = np.flatnonzero(self._truncated[t] & ~self._terminated[t])
-        if len(cut_off):
+        if step.truncated.any():
+            cut_off = np.flatnonzero(self._truncated[t] & ~self._terminated[t])
             self._cut_off_states.append(self.state[torch.from_numpy(cut_off)])
         # A row that is no step is one that a foreign environment resets in: what was seen there is of no episode.
         self._begins = step.terminated | step.truncated | ~step.valid

@@ -207,6 +207,7 @@ def statistics_for(spec: TrainingSpec, environment: VectorEnvironment, images: t
         normalizer = ObservationNormalizer(
             len(columns),
             clip=normalize.clip_observations,
+            epsilon=normalize.epsilon,
             normalizable=encoder.normalizable[columns],
             columns=columns if images else None,
         )

@@ -66,6 +66,7 @@ class ObservationNormalizer:
         size: int,
         *,
         clip: float,
+        epsilon: float = EPSILON,
         normalizable: NDArray[np.bool_] | None = None,
         columns: NDArray[np.intp] | None = None,
     ) -> None:
@@ -75,10 +76,10 @@ class ObservationNormalizer:
         """
         self._columns = columns
         self.clip = clip
-        self.epsilon = EPSILON
+        self.epsilon = epsilon
         self.moments = RunningMoments(size)
         self._normalizable = np.ones(size, dtype=np.bool_) if normalizable is None else normalizable
-        self.deviation = np.sqrt(self.moments.variance + EPSILON)
+        self.deviation = np.sqrt(self.moments.variance + self.epsilon)
 
     def normalize(self, observations: Rows) -> NDArray[np.float32]:
         """[..., D] → [..., D], with the statistics as they stand."""
@@ -93,7 +94,7 @@ class ObservationNormalizer:
         self.moments.update(observations if self._columns is None else observations[:, self._columns])
         self.moments.mean[~self._normalizable] = 0.0
         self.moments.variance[~self._normalizable] = 1.0
-        self.deviation = np.sqrt(self.moments.variance + EPSILON)
+        self.deviation = np.sqrt(self.moments.variance + self.epsilon)
 
     def _normalized(self, observations: Rows) -> NDArray[np.float32]:
         scaled: NDArray[np.float64] = (observations - self.moments.mean) / self.deviation
@@ -105,7 +106,7 @@ class ObservationNormalizer:
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         self.moments.restore(state)
-        self.deviation = np.sqrt(self.moments.variance + EPSILON)
+        self.deviation = np.sqrt(self.moments.variance + self.epsilon)
 
 
 class RewardNormalizer:

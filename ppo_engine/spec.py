@@ -306,6 +306,9 @@ class NormalizeSpec(SpecModel):
     """The critic predicts returns in units of the mean and deviation of all returns so far, in which its loss and
     `clip_range_vf` are, too. When these change, its last layer is rescaled to give the values that it gave before.
     Source: van Hasselt et al. 2016, arXiv:1602.07714"""
+    epsilon: float = Field(default=1e-8, gt=0, le=1e6)
+    """Added to the variance of each feature of the observations before they are divided by its root, so that one that
+    hardly ever moves is not blown up. For `observations`."""
     clip_observations: float = Field(default=10.0, gt=0, le=1e6)
     clip_rewards: float = Field(default=10.0, gt=0, le=1e6)
 

@@ -83,7 +83,8 @@ class DeviceStatistics:
         """Raw observations [..., D] as the policy sees them, by the statistics as they stand."""
         if self._normalizer is None:
             return observations
-        scaled = (observations - self.observations.mean) / torch.sqrt(self.observations.variance + EPSILON)
+        deviation = torch.sqrt(self.observations.variance + self._normalizer.epsilon)
+        scaled = (observations - self.observations.mean) / deviation
         clip = self._normalizer.clip
         return scaled.clamp(-clip, clip).float()
 

@@ -27,7 +27,7 @@ def recipe(
     log_std_init: float = -0.5,
     learning_rate: float = 3e-4,
     n_envs: int = 8,
-    normalize_observations: bool = True,
+    normalize: Mapping[str, JsonValue] | None = None,
 ) -> Patch:
     """The recipe but for what is given; the learning rate falls to zero."""
     rate: JsonValue = {"kind": "linear", "initial": learning_rate, "final": 0.0}
@@ -35,5 +35,5 @@ def recipe(
         "env": {"n_envs": n_envs},
         "policy": {"hidden_sizes": [64, 64], "activation": "tanh", "log_std_init": log_std_init},
         "ppo": {**_PPO, "learning_rate": rate, **(ppo or {})},
-        "normalize": {"observations": normalize_observations, "rewards": True},
+        "normalize": {"observations": True, "rewards": True, **(normalize or {})},
     }

@@ -327,6 +327,20 @@ def test_a_trained_policy_acts_the_same_in_the_trainer_in_numpy_and_in_onnx(
     np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_training_and_its_bundle_normalize_with_the_epsilon_of_the_spec(tmp_path: Path) -> None:
+    trainer = Trainer(spec_of("Pendulum-v1", normalize={"observations": True, "epsilon": 4.0}))
+    run(trainer, 2)
+    collector = trainer._components.backend.collector
+    raw, moments = collector.last_observations, collector.normalizer.moments
+    expected = (raw - moments.mean) / np.sqrt(moments.variance + 4.0)
+    np.testing.assert_allclose(trainer._components._normalized(raw), expected, rtol=1e-5, atol=1e-6)
+    trainer.save(tmp_path / "checkpoint")
+    policy = load_policy(tmp_path / "checkpoint")
+    assert policy.manifest.normalizer is not None
+    assert policy.manifest.normalizer.epsilon == 4.0
+    np.testing.assert_allclose(policy.act(raw), trainer.act(raw), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("policy_spec", [{"use_sde": True, "log_std_init": -1.0}, {"state_dependent_std": True}, {}])
 def test_a_bundle_draws_its_samples_with_the_deviations_of_the_trained_policy(
     policy_spec: dict[str, Any], tmp_path: Path

@@ -42,6 +42,17 @@ def test_observations_are_shifted_scaled_and_clipped_in_numbers() -> None:
     assert normalized[:, 0].tolist() == pytest.approx([1.5, -10.0])
 
 
+def test_epsilon_keeps_a_feature_that_hardly_moves_from_being_blown_up() -> None:
+    """0 and 4 have variance 4, and with 12 added 4² = 16; 0 and 0.002 have 1e-6, and with it the root of 12."""
+    normalizer = ObservationNormalizer(2, clip=10.0, epsilon=12.0)
+    normalizer.update(np.array([[0.0, 0.0], [4.0, 0.002]], dtype=np.float32))
+    normalized = normalizer.normalize(np.array([[10.0, 3.465]], dtype=np.float32))
+    assert normalized[0].tolist() == pytest.approx([2.0, 1.0], abs=1e-3)
+    again = ObservationNormalizer(2, clip=10.0, epsilon=12.0)
+    again.restore(normalizer.state())
+    assert again.deviation.tobytes() == normalizer.deviation.tobytes()
+
+
 def test_observations_pass_unchanged_before_any_was_taken_in() -> None:
     observations = np.array([[0.25, -3.0]], dtype=np.float32)
     assert ObservationNormalizer(2, clip=10.0).normalize(observations).tolist() == observations.tolist()

@@ -51,7 +51,7 @@ def parts_of(
         generator=stream(seed, "init"),
         device=environment.device,
     )
-    normalizer = ObservationNormalizer(environment.observation_size, clip=10.0) if normalize else None
+    normalizer = ObservationNormalizer(environment.observation_size, clip=10.0, epsilon=0.5) if normalize else None
     reward_normalizer = RewardNormalizer(n_envs, gamma=spec.gamma, clip=10.0) if normalize else None
     episodes = EpisodeStatistics(n_envs)
     backend = DeviceBackend(

@@ -231,7 +231,7 @@ def normalizer_of(case: Case) -> ObservationNormalizer | None:
     if not case.normalized:
         return None
     kept = np.arange(case.observation_size) < max(1, case.observation_size - 1)
-    normalizer = ObservationNormalizer(case.observation_size, clip=1.5, normalizable=kept)
+    normalizer = ObservationNormalizer(case.observation_size, clip=1.5, epsilon=0.5, normalizable=kept)
     normalizer.update(case.generator(5).normal(0.5, 2.0, size=(50, case.observation_size)).astype(np.float32))
     return normalizer
 

@@ -97,7 +97,7 @@ def trial_spec(env_id: str, settings: Mapping[str, JsonValue], seed: int, timest
             section = section.setdefault(step, {})
         section[name] = value
     rate = patch["ppo"].get("learning_rate")
-    if isinstance(rate, dict):
+    if isinstance(rate, dict) and "kind" not in rate:
         patch["ppo"]["learning_rate"] = {"kind": "linear", "final": 0.0, **rate}
     return resolve(TrainingSpec.model_validate(patch), describe_environment(env_id))
 

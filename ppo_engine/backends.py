@@ -39,6 +39,8 @@ def graph_obstacle(spec: TrainingSpec) -> str | None:
         return "does not estimate advantages anew between epochs (recompute_advantages)"
     if spec.normalize.values:
         return "does not know values in units of their statistics (normalize.values)"
+    if spec.env.action_masks:
+        return "does not know action masks"
     ppo = spec.ppo
     if ppo.objective != "clip":
         return f"does not know the objective {ppo.objective}"
@@ -51,8 +53,6 @@ def graph_obstacle(spec: TrainingSpec) -> str | None:
 
 def beyond_both(spec: TrainingSpec) -> str | None:
     """What neither compiled loops nor captured graphs know of a training, as "does not know …"; None where they do."""
-    if spec.env.action_masks:
-        return "does not know action masks"
     if spec.env.atari is not None:
         return "does not know games with several lives"
     policy = spec.policy

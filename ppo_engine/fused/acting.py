@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from ppo_engine.compiled import compiled, compiled_fast
 from ppo_engine.envs.batched import BatchedKernel, step_all
 from ppo_engine.envs.vector import VectorEnvironment
-from ppo_engine.fused.heads import Head, environment_rows, sample
-from ppo_engine.fused.network import Activations, Floats, Network, forward
+from ppo_engine.fused.heads import Head, environment_rows, forbid, sample
+from ppo_engine.fused.network import Activations, Floats, Masks, Network, forward
 from ppo_engine.normalization import ObservationNormalizer
 from ppo_engine.policy import Policy
 
@@ -34,10 +34,15 @@ class Actor(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """The rollout in the making; `raw`, `seen` and `values` have one row more, for the observations that it ends at."""
+    """The rollout in the making.
+
+    `raw`, `seen`, `masks` and `values` have one row more, for the observations that it ends at.
+    """
 
     raw: Floats
     seen: Floats
+    masks: Masks
+    """[T + 1, N, masks]: what is valid there, as environments say it; without columns where they do not."""
     noise: Floats
     actions: Floats
     rows: Floats
@@ -68,6 +73,7 @@ def buffers_for(environment: VectorEnvironment, policy: Policy, n_steps: int) ->
     return Buffers(
         raw=np.zeros((T + 1, N, D), np.float32),
         seen=np.zeros((T + 1, N, D), np.float32),
+        masks=np.zeros((T + 1, N, policy.distribution.masks), np.bool_),
         noise=np.zeros((T, N, columns), np.float32),
         actions=np.zeros((T, N, columns), np.float32),
         rows=np.zeros((N, columns), np.float32),
@@ -126,6 +132,7 @@ def act(actor: Actor, buffers: Buffers, t: int) -> None:
     see(actor.normalization, buffers.raw[t], buffers.seen[t])
     forward(actor.network, buffers.seen[t], actor.activations)
     buffers.outputs[t] = actor.activations.outputs
+    forbid(actor.head, buffers.masks[t], buffers.outputs[t])
     buffers.values[t] = actor.activations.values[:, 0]
     sample(actor.head, buffers.outputs[t], actor.log_std, buffers.noise[t], buffers.actions[t])
     environment_rows(actor.head, buffers.actions[t], buffers.rows)

@@ -10,10 +10,12 @@ import numpy as np
 
 from ppo_engine.compiled import compiled_fast
 from ppo_engine.fused.functions import exp, sigmoid
-from ppo_engine.fused.heads import BERNOULLI, CATEGORICAL, Head, largest_of
-from ppo_engine.fused.network import Activations, Floats, Network, write_head
+from ppo_engine.fused.heads import BERNOULLI, CATEGORICAL, Head, forbid, largest_of
+from ppo_engine.fused.network import Activations, Floats, Masks, Network, write_head
 
 _ZERO = np.float32(0)
+_BOUND = 1e29
+"""Beyond it lie the logits of bits that masks bind."""
 
 
 class Penalty(NamedTuple):
@@ -36,12 +38,18 @@ def cost_and_slope(penalty: Penalty, kl: float) -> tuple[float, float]:
 
 @compiled_fast
 def mean_kl(
-    network: Network, head: Head, observations: Floats, old: Floats, old_log_std: Floats, activations: Activations
+    network: Network,
+    head: Head,
+    observations: Floats,
+    masks: Masks,
+    old: Floats,
+    old_log_std: Floats,
+    activations: Activations,
 ) -> float:
     """KL(old ‖ new) in the mean over rows, in float64: float32 loses it below 1e-7. Needs `transpose` beforehand.
 
     Args:
-        observations: [B, D], normalised.
+        observations: [B, D], normalised; `masks` [B, masks] say what is valid there, see `forbid`.
         old: [B, outputs] of the policy that acted; `old_log_std` [A] is its own, too.
         activations: memory for as many rows as are to go forwards at once.
     """
@@ -51,6 +59,7 @@ def mean_kl(
         last = min(first + most, len(observations))
         outputs = activations.outputs[: last - first]
         write_head(network, 0, observations[first:last], activations, outputs)
+        forbid(head, masks[first:last], outputs)
         if head.kind == CATEGORICAL:
             total += _categorical_kl(head, old[first:last], outputs)
         elif head.kind == BERNOULLI:
@@ -83,12 +92,13 @@ def _categorical_kl(head: Head, old: Floats, new: Floats) -> float:
 
 @compiled_fast
 def _bernoulli_kl(old: Floats, new: Floats) -> float:
-    """Σ p (x - y) + log (1 + exp y) - log (1 + exp x) over all rows and bits, for logits x and y."""
+    """Σ p (x - y) + log (1 + exp y) - log (1 + exp x) over all rows and bits, for logits x and y; 0 of bound bits."""
     total = 0.0
     for row in range(len(old)):
         for column in range(old.shape[1]):
             x, y = np.float64(old[row, column]), np.float64(new[row, column])
-            total += (x - y) / (1.0 + math.exp(-x)) + _softplus(y) - _softplus(x)
+            distance = (x - y) / (1.0 + math.exp(-x)) + _softplus(y) - _softplus(x)
+            total += 0.0 if abs(x) > _BOUND else distance
     return total
 
 

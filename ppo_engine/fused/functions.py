@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 
 from ppo_engine.compiled import compiled_fast
 
-_ONE, _HALF = np.float32(1), np.float32(0.5)
+_ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 
 _TANH_LIMIT = np.float32(7.905311)
 """Beyond it, tanh is 1 to the last bit of the approximation."""
@@ -73,20 +73,22 @@ _from_bits: Any = intrinsic(_bitcast)
 
 @compiled_fast
 def exp(x: np.float32) -> np.float32:
-    """exp of x between -87 and 88, beyond which it stands still; relative error at most 3e-7.
+    """exp of x; relative error at most 3e-7 between -87, below which it is 0, and 88, above which it stands still.
 
     As 2^n exp(r), with n whole and |r| at most ln 2 / 2. Source: the coefficients are those of Cephes' `expf`,
     https://www.netlib.org/cephes
     """
-    x = _EXP_HIGH if x > _EXP_HIGH else (_EXP_LOW if x < _EXP_LOW else x)
-    n = np.floor(x * _LOG2_E + _HALF)
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    bounded = _EXP_HIGH if x > _EXP_HIGH else (_EXP_LOW if x < _EXP_LOW else x)
+    n = np.floor(bounded * _LOG2_E + _HALF)
+    r = (bounded - n * _LN2_HIGH) - n * _LN2_LOW
     p = ((((_E7 * r + _E6) * r + _E5) * r + _E4) * r + _E3) * r + _E2
     power: np.float32 = _from_bits((np.int32(n) + np.int32(127)) << np.int32(23))
     result: np.float32 = (p * r * r + r + _ONE) * power
-    return result
+    return _ZERO if x < _EXP_LOW else result
 
 
 @compiled_fast
 def sigmoid(x: np.float32) -> np.float32:
-    return _ONE / (_ONE + exp(-x))
+    """The logistic function; 0 below -87."""
+    result: np.float32 = _ONE / (_ONE + exp(-x))
+    return _ZERO if x < _EXP_LOW else result

@@ -9,7 +9,7 @@ from ppo_engine.compiled import compiled_fast
 from ppo_engine.fused.backward import Backward, backward, backward_for
 from ppo_engine.fused.divergences import add_kl_gradients, cost_and_slope, mean_kl
 from ppo_engine.fused.head_gradients import output_gradients
-from ppo_engine.fused.heads import Head, log_probs_and_entropies
+from ppo_engine.fused.heads import Head, forbid, log_probs_and_entropies
 from ppo_engine.fused.loss import LOSS, LossWeights, Rows, loss_and_derivatives
 from ppo_engine.fused.network import Activations, Floats, Network, activations_for, forward, transpose
 from ppo_engine.loss import LossTerms
@@ -38,7 +38,8 @@ def rows_for(policy: Policy, rows: int, *, outputs: int = 0) -> Rows:
     actions = np.zeros((rows, policy.distribution.columns), np.float32)
     log_probs, values, advantages, returns = np.zeros((4, rows), np.float32)
     acted = np.zeros((rows, outputs), np.float32)
-    return Rows(observations, actions, log_probs, values, advantages, returns, acted)
+    masks = np.zeros((rows, policy.distribution.masks), np.bool_)
+    return Rows(observations, actions, log_probs, values, advantages, returns, acted, masks)
 
 
 def workspace_for(network: Network, batch_size: int) -> Workspace:
@@ -71,7 +72,8 @@ def compute_gradients(
     cost, slope = 0.0, 0.0
     if minibatch.outputs.shape[1] > 0:
         old, activations = minibatch.outputs, workspace.activations
-        kl = mean_kl(network, head, minibatch.observations, old, by.penalty.log_std, activations)
+        log_std = by.penalty.log_std
+        kl = mean_kl(network, head, minibatch.observations, minibatch.masks, old, log_std, activations)
         cost, slope = cost_and_slope(by.penalty, kl)
     by_kl = np.float32(slope) * share
     chunk_rows = len(workspace.log_probs)
@@ -103,6 +105,7 @@ def add_gradients(
     activations, gradient = work.activations, work.gradient
     outputs, log_std = activations.outputs, network.parameters[network.log_std :]
     forward(network, chunk.observations, activations)
+    forbid(head, chunk.masks, outputs)
     log_probs_and_entropies(head, outputs, log_std, chunk.actions, work.log_probs, work.entropies, work.probabilities)
     values, by_value = activations.values.reshape(len(chunk.values)), gradient.values.reshape(len(chunk.values))
     loss_and_derivatives(work.log_probs, work.entropies, values, chunk, by, share, work.by_log_prob, by_value, terms)
@@ -143,6 +146,7 @@ def part(rows: Rows, first: int, last: int) -> Rows:
         rows.advantages[first:last],
         rows.returns[first:last],
         rows.outputs[first:last],
+        rows.masks[first:last],
     )
 
 
@@ -171,6 +175,8 @@ def gather(batch: Rows, order: NDArray[np.int64], minibatch: Rows) -> None:
             minibatch.actions[row, column] = batch.actions[source, column]
         for column in range(batch.outputs.shape[1]):
             minibatch.outputs[row, column] = batch.outputs[source, column]
+        for column in range(batch.masks.shape[1]):
+            minibatch.masks[row, column] = batch.masks[source, column]
         minibatch.log_probs[row] = batch.log_probs[source]
         minibatch.values[row] = batch.values[source]
         minibatch.advantages[row] = batch.advantages[source]

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from ppo_engine.compiled import compiled_fast
 from ppo_engine.distributions import LOG_STD_BOUNDS, Bernoulli, MultiCategorical, SquashedGaussian
+from ppo_engine.distributions.densities import IMPOSSIBLE
 from ppo_engine.fused.functions import exp, sigmoid, tanh
-from ppo_engine.fused.network import Floats
+from ppo_engine.fused.network import Floats, Masks
 from ppo_engine.policy import Policy
 from ppo_engine.squashing import centre_and_reach
 
@@ -21,6 +22,7 @@ CATEGORICAL, BERNOULLI, GAUSSIAN, SQUASHED = range(4)
 _ZERO, _ONE, _TWO, _HALF = np.float32(0), np.float32(1), np.float32(2), np.float32(0.5)
 _LOG_2 = np.float32(math.log(2))
 _HALF_LOG_TAU = np.float32(0.5 * math.log(2 * math.pi))
+_IMPOSSIBLE = np.float32(IMPOSSIBLE)
 _LOG_STD_LOW, _LOG_STD_HIGH = map(np.float32, LOG_STD_BOUNDS)
 
 
@@ -53,6 +55,26 @@ def head_of(policy: Policy) -> Head:
 
 
 @compiled_fast
+def forbid(head: Head, masks: Masks, outputs: Floats) -> None:
+    """Gives what is not valid probability 0 to the bit, in outputs [B, outputs], and by that its output no gradient.
+
+    Args:
+        masks: [B, masks] as `Distribution.masked` takes them; without columns, all is valid.
+    """
+    if masks.shape[1] == 0:
+        return
+    for row in range(len(outputs)):
+        for column in range(outputs.shape[1]):
+            if head.kind == CATEGORICAL:
+                if not masks[row, column]:
+                    outputs[row, column] = _IMPOSSIBLE
+            elif not masks[row, 2 * column]:
+                outputs[row, column] = -_IMPOSSIBLE
+            elif not masks[row, 2 * column + 1]:
+                outputs[row, column] = _IMPOSSIBLE
+
+
+@compiled_fast
 def sample(head: Head, outputs: Floats, log_std: Floats, noise: Floats, actions: Floats) -> None:
     """Writes action rows [B, columns]; `noise` [B, columns] is uniform or normal, as the kind wants it."""
     for row in range(len(outputs)):
@@ -74,16 +96,22 @@ def sample(head: Head, outputs: Floats, log_std: Floats, noise: Floats, actions:
 
 @compiled_fast
 def _choice(outputs: Floats, row: int, first: int, end: int, uniform: np.float32) -> int:
-    """The first choice whose cumulative probability exceeds `uniform`, by the logits from column `first` to `end`."""
+    """The first choice whose cumulative probability exceeds `uniform`, by the logits from column `first` to `end`.
+
+    Never one of probability 0, however sums were rounded.
+    """
     largest, total = largest_of(outputs, row, first, end), _ZERO
     for j in range(first, end):
         total += exp(outputs[row, j] - largest)
-    threshold, cumulative = uniform * total, _ZERO
-    for j in range(first, end - 1):
-        cumulative += exp(outputs[row, j] - largest)
-        if threshold < cumulative:
-            return j - first
-    return end - 1 - first
+    threshold, cumulative, chosen = uniform * total, _ZERO, first
+    for j in range(first, end):
+        weight = exp(outputs[row, j] - largest)
+        if weight > _ZERO:
+            cumulative += weight
+            chosen = j
+            if threshold < cumulative:
+                break
+    return chosen - first
 
 
 @compiled_fast
@@ -162,8 +190,10 @@ def _bernoulli(outputs: Floats, actions: Floats, log_probs: Floats, entropies: F
             logit = outputs[row, column]
             log_one, log_zero = -softplus(-logit), -softplus(logit)
             log_prob += log_one if actions[row, column] > _ZERO else log_zero
-            probability = sigmoid(logit)
-            entropy -= probability * log_one + (_ONE - probability) * log_zero
+            # Not the sum of log-probabilities by probabilities: of bound bits one is -1e30, and would swallow what is
+            # beside it if the sum were made in another order.
+            size = abs(logit)
+            entropy += softplus(-size) + size * sigmoid(-size)
         log_probs[row], entropies[row] = log_prob, entropy
 
 

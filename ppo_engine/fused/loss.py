@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ppo_engine.compiled import compiled_fast
 from ppo_engine.fused.divergences import Penalty
 from ppo_engine.fused.functions import exp
-from ppo_engine.fused.network import Floats
+from ppo_engine.fused.network import Floats, Masks
 from ppo_engine.loss import LOG_RATIO_MAX
 
 LOSS, POLICY_LOSS, VALUE_LOSS, ENTROPY, APPROX_KL, CLIP_FRACTION = range(6)
@@ -47,6 +47,8 @@ class Rows(NamedTuple):
     returns: Floats
     outputs: Floats
     """Of the policy that acted; without columns where no penalty asks for them."""
+    masks: Masks
+    """What was valid; without columns where all is."""
 
 
 @compiled_fast

@@ -10,6 +10,7 @@ from ppo_engine.fused.functions import tanh
 from ppo_engine.policy import Policy
 
 Floats = NDArray[np.float32]
+Masks = NDArray[np.bool_]
 Table = NDArray[np.int64]
 
 _ZERO = np.float32(0)

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppo_engine.envs.batched import BatchedVectorEnvironment
+from ppo_engine.envs.masks import GivesMasks
 from ppo_engine.envs.spaces import Rows
 from ppo_engine.envs.vector import VectorEnvironment
 from ppo_engine.experience import Experience
 from ppo_engine.fused.acting import Actor, acting, buffers_for, collect_batched, normalization_of
 from ppo_engine.fused.finite import all_finite
 from ppo_engine.fused.heads import head_of, log_probs_and_entropies
-from ppo_engine.fused.network import Activations, Floats, activations_for, network_of, transpose
+from ppo_engine.fused.network import Activations, Floats, Masks, activations_for, network_of, transpose
 from ppo_engine.normalization import ObservationNormalizer
 from ppo_engine.policy import Policy
 from ppo_engine.rollout import require_finite
@@ -43,6 +44,8 @@ class FusedRollout(Experience):
     """[N, D], normalised: where the rollout ends."""
     final_observations: Floats
     """[n, D], normalised: of the steps that were truncated and did not terminate, in order of time and environment."""
+    action_masks: Masks
+    """[T, N, masks]: what was valid; without columns where environments do not say."""
 
 
 class FusedCollector:
@@ -123,6 +126,7 @@ class FusedCollector:
             next_values=buffers.next_values,
             last_observation=buffers.seen[-1],
             final_observations=buffers.final_observations[buffers.truncated & ~buffers.terminated],
+            action_masks=buffers.masks[:-1],
         )
 
     def _collect_stepwise(self) -> None:
@@ -130,14 +134,22 @@ class FusedCollector:
         buffers, environment = self._buffers, self.environment
         actions = buffers.rows if self.policy.action_space.kind == "box" else buffers.choices
         final_observations = np.zeros_like(buffers.raw[0])
+        self._ask_what_is_valid(0)
         for t in acting(self._actor(), self._alone(), buffers, final_observations):
             step = environment.step(actions)
             buffers.raw[t + 1] = step.observations
+            self._ask_what_is_valid(t + 1)
             buffers.rewards[t] = step.rewards
             buffers.terminated[t] = step.terminated
             buffers.truncated[t] = step.truncated
             self._valid[t] = step.valid
             final_observations[...] = step.final_observations
+
+    def _ask_what_is_valid(self, t: int) -> None:
+        """Takes down the masks of where the environments stand before step t."""
+        masks = self._buffers.masks
+        if masks.shape[-1] and isinstance(self.environment, GivesMasks):
+            masks[t] = self.environment.action_masks
 
     def _actor(self) -> Actor:
         return self._acting(self._activations)

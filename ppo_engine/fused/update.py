@@ -90,6 +90,7 @@ class FusedLearner:
             advantages,
             returns,
             rollout.outputs.reshape(rewards.size, -1)[:, : self._minibatch.outputs.shape[1]],
+            rollout.action_masks.reshape(rewards.size, self._minibatch.masks.shape[1]),
         )
         rows = np.flatnonzero(rollout.valid)
         estimate_again = partial(self._estimated_again, rollout, rewards) if self.ppo.recompute_advantages else None
@@ -116,9 +117,10 @@ class FusedLearner:
         if not self._adaptation.needs_kl:
             return now.metrics()
         transpose(self._network)
-        observations, outputs = rollout.observations[rollout.valid], rollout.outputs[rollout.valid]
-        activations = self._workspace.activations
-        kl = mean_kl(self._network, self._head, observations, outputs, rollout.log_std, activations)
+        valid, activations = rollout.valid, self._workspace.activations
+        observations, masks = rollout.observations[valid], rollout.action_masks[valid]
+        old = rollout.outputs[valid], rollout.log_std
+        kl = mean_kl(self._network, self._head, observations, masks, *old, activations)
         self._adaptation.follow(kl)
         return {"train/kl": kl} | now.metrics()
 

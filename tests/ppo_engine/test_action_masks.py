@@ -17,6 +17,7 @@ from ppo_engine.envs.masks import masks_method
 from ppo_engine.envs.registry import make_environment
 from ppo_engine.errors import EnvironmentFault
 from ppo_engine.evaluate import main
+from ppo_engine.fused.heads import BERNOULLI, CATEGORICAL, Head, forbid, sample
 from ppo_engine.presets import resolve
 from ppo_engine.rollout import Collector
 from ppo_engine.spec import EnvSpec, InvalidSpec
@@ -25,6 +26,7 @@ from tests.environments import add_plugin
 from tests.ppo_engine.trainings import run, spec_of, state_bytes
 
 KINDS = ["test/Masked-v0", "test/MaskedMulti-v0", "test/MaskedBits-v0"]
+BACKENDS = ["fused", "torch"]
 
 
 @pytest.fixture(autouse=True)
@@ -48,10 +50,12 @@ def masked(env_id: str, *, vectorization: str = "sync", **sections: Any) -> Any:
         {"by": "method", "form": "integers"},
     ],
 )
-def test_a_training_never_takes_an_action_that_is_not_valid(env_id: str, kwargs: dict[str, str]) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_training_never_takes_an_action_that_is_not_valid(env_id: str, kwargs: dict[str, str], backend: str) -> None:
     """512 steps, of which a third would be refused, and an evaluation by sampled actions."""
     evaluation = {"every_timesteps": 512, "n_episodes": 8, "deterministic": False}
-    trainer = Trainer(masked(env_id, env={"kwargs": kwargs}, ppo={"total_timesteps": 512}, evaluation=evaluation))
+    sections = {"ppo": {"total_timesteps": 512}, "evaluation": evaluation, "backend": backend}
+    trainer = Trainer(masked(env_id, env={"kwargs": kwargs}, **sections))
     assert run(trainer)[-1].evaluation is not None
 
 
@@ -61,20 +65,22 @@ def test_without_masks_such_an_environment_soon_refuses_an_action(env_id: str) -
         run(Trainer(spec_of(env_id)))
 
 
-def test_what_is_learned_is_the_best_of_what_is_valid() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_learned_is_the_best_of_what_is_valid(backend: str) -> None:
     schedule = {"kind": "linear", "initial": 5e-3}
     rollouts = {"total_timesteps": 12800, "n_steps": 64, "batch_size": 64, "n_epochs": 8}
     ppo = {**rollouts, "learning_rate": schedule, "gamma": 0.0, "ent_coef": 0.03}
-    spec = masked("test/MaskedMulti-v0", ppo=ppo, evaluation={"every_timesteps": 12800, "n_episodes": 20})
-    evaluation = run(Trainer(spec))[-1].evaluation
-    assert evaluation is not None
+    evaluation = {"every_timesteps": 12800, "n_episodes": 20}
+    spec = masked("test/MaskedMulti-v0", ppo=ppo, evaluation=evaluation, backend=backend)
+    reached = run(Trainer(spec))[-1].evaluation
+    assert reached is not None
     # every step of each episode earns 1
-    assert evaluation.returns == tuple(map(float, evaluation.lengths))
+    assert reached.returns == tuple(map(float, reached.lengths))
 
 
 @pytest.mark.parametrize("env_id", KINDS)
 def test_the_masks_of_a_rollout_are_those_of_the_states_that_were_acted_in(env_id: str) -> None:
-    trainer = Trainer(masked(env_id))
+    trainer = Trainer(masked(env_id, backend="torch"))
     collector = trainer._components.backend.collector
     assert isinstance(collector, Collector)
     for _ in range(2):
@@ -92,7 +98,7 @@ def test_the_masks_of_a_rollout_are_those_of_the_states_that_were_acted_in(env_i
 @pytest.mark.parametrize("env_id", KINDS)
 def test_the_update_begins_with_the_log_probs_of_the_rollout(env_id: str) -> None:
     """T2: the same masks at the update."""
-    trainer = Trainer(masked(env_id))
+    trainer = Trainer(masked(env_id, backend="torch"))
     parts = trainer._components
     rollout = parts.backend.collector.collect()
     for t in range(len(rollout.actions)):
@@ -104,22 +110,25 @@ def test_the_update_begins_with_the_log_probs_of_the_rollout(env_id: str) -> Non
         assert (without < log_probs + 1e-6).all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("env_id", KINDS)
-def test_while_nothing_is_learned_the_ratio_stays_one(env_id: str) -> None:
-    metrics = run(Trainer(masked(env_id, ppo={"learning_rate": 1e-30})), 1)[0].metrics
+def test_while_nothing_is_learned_the_ratio_stays_one(env_id: str, backend: str) -> None:
+    metrics = run(Trainer(masked(env_id, ppo={"learning_rate": 1e-30}, backend=backend)), 1)[0].metrics
     assert abs(metrics["train/approx_kl"]) < 1e-7 and metrics["train/clip_fraction"] == 0.0
 
 
-def test_entropy_is_that_of_the_valid_choices() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_entropy_is_that_of_the_valid_choices(backend: str) -> None:
     """In the states of Masked-v0 there are 4, 4, 3 and 4 valid choices of 5: the policy begins nearly uniform."""
-    trainer = Trainer(masked("test/Masked-v0", ppo={"learning_rate": 1e-30}))
+    trainer = Trainer(masked("test/Masked-v0", ppo={"learning_rate": 1e-30}, backend=backend))
     entropy = run(trainer, 1)[0].metrics["train/entropy"]
     assert math.log(3) < entropy < math.log(4)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("env_id", KINDS)
-def test_a_masked_training_cut_in_two_ends_like_one_run_through(env_id: str, tmp_path: Path) -> None:
-    spec = masked(env_id, evaluation={"every_timesteps": 512, "n_episodes": 2})
+def test_a_masked_training_cut_in_two_ends_like_one_run_through(env_id: str, backend: str, tmp_path: Path) -> None:
+    spec = masked(env_id, evaluation={"every_timesteps": 512, "n_episodes": 2}, backend=backend)
     whole = Trainer(spec)
     run(whole)
     first = Trainer(spec)
@@ -135,19 +144,19 @@ def test_a_masked_training_cut_in_two_ends_like_one_run_through(env_id: str, tmp
         assert ours[name] == theirs[name], name
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"by": "method"}])
-def test_processes_hand_on_the_same_masks_and_learn_the_same_bits(kwargs: dict[str, str], tmp_path: Path) -> None:
-    hashes = []
+@pytest.mark.parametrize(("kwargs", "backend"), [({}, "fused"), ({}, "torch"), ({"by": "method"}, "fused")])
+def test_processes_hand_on_the_same_masks_and_learn_the_same_bits(
+    kwargs: dict[str, str], backend: str, tmp_path: Path
+) -> None:
+    hashes, sections = [], {"env": {"kwargs": kwargs}, "backend": backend}
     for vectorization in ("sync", "process"):
-        trainer = Trainer(masked("test/MaskedMulti-v0", vectorization=vectorization, env={"kwargs": kwargs}))
+        trainer = Trainer(masked("test/MaskedMulti-v0", vectorization=vectorization, **sections))
         run(trainer, 3)
         hashes.append(trainer.policy_hash())
         trainer.save(tmp_path / vectorization)
         trainer.close()
     assert hashes[0] == hashes[1]
-    resumed = Trainer.resume(
-        masked("test/MaskedMulti-v0", vectorization="process", env={"kwargs": kwargs}), tmp_path / "sync"
-    )
+    resumed = Trainer.resume(masked("test/MaskedMulti-v0", vectorization="process", **sections), tmp_path / "sync")
     assert resumed.resumed is not None and resumed.resumed.kind == "exact"
     resumed.close()
 
@@ -189,13 +198,16 @@ def test_an_environment_without_masks_is_at_fault_at_its_first_reset() -> None:
         Trainer(masked("CartPole-v1"))
 
 
-def test_taxi_gives_its_masks_by_itself_and_never_drives_into_a_wall() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_taxi_gives_its_masks_by_itself_and_never_drives_into_a_wall(backend: str) -> None:
     """Gymnasium's Taxi has int8 masks in its `info`."""
-    trainer = Trainer(masked("Taxi-v4"))
+    trainer = Trainer(masked("Taxi-v4", backend=backend))
     run(trainer, 2)
     rollout = trainer._components.backend.collector.collect()
-    assert rollout.action_masks is not None and rollout.action_masks.gather(-1, rollout.actions).all()
-    assert not rollout.action_masks.all()
+    assert rollout.action_masks is not None
+    masks, actions = np.asarray(rollout.action_masks), np.asarray(rollout.actions, np.int64)
+    assert np.take_along_axis(masks, actions, axis=-1).all()
+    assert not masks.all()
 
 
 @pytest.mark.parametrize("vectorization", ["native", "envpool", "batched", "device"])
@@ -211,9 +223,21 @@ def test_numbers_cannot_be_masked() -> None:
     assert [fault.pointer for fault in caught.value.faults] == ["/env/action_masks"]
 
 
-def test_compiled_loops_do_not_know_masks() -> None:
-    with pytest.raises(InvalidSpec, match="/backend: the fused backend does not know action masks"):
-        Trainer(masked("test/Masked-v0", backend="fused"))
+@pytest.mark.law("T14")
+@pytest.mark.parametrize("uniform", [0.0, np.nextafter(np.float32(1), np.float32(0))])
+def test_compiled_loops_draw_nothing_that_is_not_valid_at_the_edges_of_chance(uniform: float) -> None:
+    """Of four choices the first and the last are not valid, of two bits one must be 1 and one 0."""
+    choices = np.array([[3.0, -2.0, 0.0, 5.0]], np.float32)
+    head = Head(CATEGORICAL, np.array([4]), *[np.zeros(0, np.float32)] * 4)
+    forbid(head, np.array([[False, True, True, False]]), choices)
+    drawn, noise = np.full((1, 1), -1, np.float32), np.full((1, 1), uniform, np.float32)
+    sample(head, choices, np.zeros(0, np.float32), noise, drawn)
+    assert drawn.item() == (1 if uniform == 0.0 else 2)
+    bits, head = np.zeros((1, 2), np.float32), head._replace(kind=BERNOULLI, sizes=np.array([2, 2]))
+    forbid(head, np.array([[False, True, True, False]]), bits)
+    drawn, noise = np.full((1, 2), -1, np.float32), np.full((1, 2), uniform, np.float32)
+    sample(head, bits, np.zeros(0, np.float32), noise, drawn)
+    assert drawn.tolist() == [[1, 0]]
 
 
 def test_the_catalogue_says_which_environments_have_the_method() -> None:

@@ -41,6 +41,8 @@ class Case:
     n_envs: int
     normalized: bool
     values_normalized: bool
+    masked: bool
+    """Whether environments say which choices are valid."""
     foreign: bool
     """Whether environments reset in a step of their own, whose rows are not valid."""
     fraction_done: float
@@ -123,6 +125,7 @@ def cases(draw: st.DrawFn) -> Case:
         n_envs=n_envs,
         normalized=draw(st.booleans()),
         values_normalized=draw(st.booleans()),
+        masked="gaussian" not in head and draw(st.booleans()),
         foreign=draw(st.booleans()),
         fraction_done=draw(st.floats(0, 1)),
         seed=draw(st.integers(0, 2**32 - 1)),
@@ -143,6 +146,7 @@ def case_of(head: str = "categorical", *, hidden_sizes: tuple[int, ...] = (5, 3)
         n_envs=3,
         normalized=False,
         values_normalized=False,
+        masked=False,
         foreign=False,
         fraction_done=0.0,
         seed=3,
@@ -164,10 +168,23 @@ def action_space(case: Case) -> ActionSpace:
 
 def policy_of(case: Case) -> Policy:
     """A policy whose biases are not zero and whose actions are not alike; the same at each call."""
-    policy = Policy(case.policy, case.observation_size, action_space(case), generator=case.generator(2))
+    space, generator = action_space(case), case.generator(2)
+    policy = Policy(case.policy, case.observation_size, space, generator=generator, action_masks=case.masked)
     noise = case.generator(3).normal(scale=0.2, size=policy.flat.numel())
     policy.flat.add_(torch.from_numpy(noise.astype(np.float32)))
     return policy
+
+
+def masks_of(case: Case, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """[*shape, masks]: half of all choices are valid, and one of each head at least."""
+    generator, space = case.generator(9), action_space(case)
+    masks = generator.random(size=(*shape, space.masks)) < 0.5
+    first = 0
+    for size in space.choices:
+        valid = generator.integers(first, first + size, size=shape)
+        np.put_along_axis(masks, valid[..., None], True, axis=-1)
+        first += size
+    return masks
 
 
 class Script:
@@ -188,9 +205,14 @@ class Script:
         self.rewards = generator.normal(size=shape[:2])
         self.terminated, self.truncated = generator.random(size=(2, *shape[:2])) < 0.15
         self.valid = np.ones(shape[:2], np.bool_)
+        self.masks = masks_of(case, shape[:2]) if case.masked else None
         if case.foreign:
             self._reset_between_steps()
         self.actions: list[NDArray[Any]] = []
+
+    @property
+    def action_masks(self) -> NDArray[np.bool_] | None:
+        return None if self.masks is None else self.masks[len(self.actions)]
 
     def reset(self) -> NDArray[np.float32]:
         return self.observations[0]
@@ -283,6 +305,8 @@ def older_rollout(case: Case) -> Rollout:
 def as_fused(rollout: Rollout) -> FusedRollout:
     """The same numbers as the fused learner takes them, in memory of their own."""
     fields = {name: np.asarray(getattr(rollout, name)).copy() for name in FusedRollout.__dataclass_fields__}
+    if rollout.action_masks is None:
+        fields["action_masks"] = np.empty((*rollout.rewards.shape, 0), np.bool_)
     return FusedRollout(**{**fields, "actions": fields["actions"].astype(np.float32)})
 
 

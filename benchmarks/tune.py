@@ -75,6 +75,7 @@ _CONTINUOUS: Space = {**_CLASSIC, "policy.log_std_init": (-1.0, -0.5, 0.0)}
 _SHORT_SIGHTED: Space = {**_MUJOCO, "ppo.gamma": (0.9, 0.95, 0.98, 0.99)}
 SPACES: Mapping[str, Space] = {
     **dict.fromkeys(("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3"), _CLASSIC),
+    **dict.fromkeys(("MiniGrid-Empty-Random-5x5-v0", "MiniGrid-DoorKey-5x5-v0"), _CLASSIC),
     **dict.fromkeys(("Pendulum-v1", "LunarLanderContinuous-v3"), _CONTINUOUS),
     "MountainCarContinuous-v0": {**_CONTINUOUS, "ppo.gamma": (0.99, 0.999, 0.9999)},
     **dict.fromkeys(("BipedalWalker-v3", "Hopper-v5", "Walker2d-v5", "HalfCheetah-v5"), _MUJOCO),
@@ -85,7 +86,9 @@ SPACES: Mapping[str, Space] = {
 
 
 def trial_spec(env_id: str, settings: Mapping[str, JsonValue], seed: int, timesteps: int) -> TrainingSpec:
-    """The preset, or the general defaults where there is none, with `settings` laid over it; the learning rate decays.
+    """The preset, or the general defaults where there is none, with `settings` laid over it.
+
+    The learning rate decays, where the settings name no other kind.
 
     Raises: InvalidSpec.
     """

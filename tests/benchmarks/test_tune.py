@@ -12,7 +12,7 @@ from benchmarks import tune
 from benchmarks.learning import TARGETS
 from benchmarks.record import read
 from benchmarks.tune import SPACES, Range, open_study, search, trial_spec
-from ppo_engine.spec import LinearSchedule, TrainingSpec
+from ppo_engine.spec import KLAdaptiveRate, LinearSchedule, TrainingSpec
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +55,13 @@ def test_an_initial_learning_rate_decays_to_zero_and_a_whole_one_does_not() -> N
 def test_every_declared_setting_is_a_place_of_the_spec(env_id: str) -> None:
     settings = {place: at.low if isinstance(at, Range) else at[0] for place, at in SPACES[env_id].items()}
     assert trial_spec(env_id, settings, 1000, 100_000).ppo.clip_range == settings["ppo.clip_range"]
+
+
+def test_a_learning_rate_may_be_of_another_kind() -> None:
+    settings = {"ppo.learning_rate.kind": "kl_adaptive", "ppo.learning_rate.target_kl": 0.02}
+    rate = trial_spec("Ant-v5", settings, 1000, 100_000).ppo.learning_rate
+    assert isinstance(rate, KLAdaptiveRate)
+    assert (rate.target_kl, rate.initial) == (0.02, 3e-4)
 
 
 def test_every_target_has_a_search_space() -> None:

@@ -240,6 +240,18 @@ def test_compiled_loops_draw_nothing_that_is_not_valid_at_the_edges_of_chance(un
     assert drawn.tolist() == [[1, 0]]
 
 
+@pytest.mark.law("T14")
+def test_compiled_loops_draw_what_is_valid_however_sums_were_rounded() -> None:
+    """Chances add up to another number in another order: the greatest uniform number may lie beyond them all."""
+    logits = np.random.default_rng(0).normal(size=(5000, 128)).astype(np.float32)
+    masks = np.arange(128) < np.full((5000, 1), 64)
+    head = Head(CATEGORICAL, np.array([128]), *[np.zeros(0, np.float32)] * 4)
+    forbid(head, masks, logits)
+    noise, drawn = np.full((5000, 1), np.nextafter(np.float32(1), np.float32(0))), np.empty((5000, 1), np.float32)
+    sample(head, logits, np.zeros(0, np.float32), noise, drawn)
+    assert drawn.max() < 64
+
+
 def test_the_catalogue_says_which_environments_have_the_method() -> None:
     assert not describe_environment("CartPole-v1").action_masks
     assert not describe_environment("test/Masked-v0").action_masks  # by default they stand in info

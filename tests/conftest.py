@@ -4,6 +4,7 @@
 
 import os
 import shutil
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,10 @@ from ppo_jobs.tables import metadata
 
 # Each test has a data directory of its own; what is compiled is compiled once for all of them.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path("~/.cache/ppo-service/compiled").expanduser()))
+
+# A shell has what it starts in the background ignore SIGINT, which tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SERVER = os.environ.get("PPO_TEST_DATABASE_URL")
 BROKER = os.environ.get("PPO_TEST_BROKER_URL")

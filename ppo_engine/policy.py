@@ -95,12 +95,13 @@ class Policy(nn.Module):
             raise RuntimeError("a policy with memory needs a state: see step and sequence")
         return self.readout(self.features(observations))
 
-    def step(self, observations: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step(self, observations: Tensor, state: Tensor, starts: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs [B, outputs], values [B] and the next state [B, M] of normalised observations [B, D] and a state.
 
-        The state [B, M] is zero where an episode starts; without a memory, M is 0.
+        The state [B, M] is zero where an episode starts, or `starts` [B] says where it is to be zeroed first; without a
+        memory, M is 0.
         """
-        return self._recall(self.features(observations), state)
+        return self._recall(self.features(observations), state, starts)
 
     def sequence(self, observations: Tensor, state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs [L, S, outputs] and values [L, S] of L steps, as stepping would give them.
@@ -116,8 +117,9 @@ class Policy(nn.Module):
         outputs, values = self.readout(features.flatten(0, 1))
         return outputs.view(steps, sequences, -1), values.view(steps, sequences)
 
-    def _recall(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        remembered, after = self.memory(features.unsqueeze(0), state, None)
+    def _recall(self, features: Tensor, state: Tensor, starts: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        at_step = None if starts is None else starts.unsqueeze(0)
+        remembered, after = self.memory(features.unsqueeze(0), state, at_step)
         return *self.readout(remembered.squeeze(0)), after
 
     def features(self, observations: Tensor) -> Tensor:

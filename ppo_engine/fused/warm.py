@@ -3,8 +3,8 @@
 import numpy as np
 
 from ppo_engine.envs.vector import make_vector_environment
-from ppo_engine.fused.gru import GRUTrace, gru_backward, gru_forward
-from ppo_engine.fused.lstm import Floats, LSTMTrace, lstm_backward, lstm_forward
+from ppo_engine.fused.gru import GRU_ROOM, gru_backward, gru_forward
+from ppo_engine.fused.lstm import LSTM_ROOM, Floats, lstm_backward, lstm_forward
 from ppo_engine.random import environment_seeds
 from ppo_engine.spec import EnvSpec, TrainingSpec
 from ppo_engine.trainer import Trainer
@@ -50,13 +50,13 @@ def _remember() -> None:
     def room(*shape: int) -> Floats:
         return np.zeros(shape, np.float32)
 
-    keep, outputs, both = room(1, 1), room(1, 1, 1), room(2, 1, 1)
-    remembered = LSTMTrace(room(1, 1, 4), room(1, 1, 1), room(1, 1, 1), room(1, 1, 1))
-    lstm_forward(room(1, 1, 4), room(4, 1), keep, room(1, 2), outputs, remembered)
-    lstm_backward(remembered, room(4, 1), keep, outputs, both, room(1, 1, 4), room(4, 1))
-    recalled = GRUTrace(room(1, 1, 3), room(1, 1, 1), room(1, 1, 1))
-    gru_forward(room(1, 1, 3), room(3, 1), room(1), keep, room(1, 1), outputs, recalled)
-    gru_backward(recalled, room(3, 1), keep, outputs, both, room(1, 1, 3), room(1, 1, 3), room(3, 1), room(1))
+    starts, outputs, both = np.zeros((1, 1), np.bool_), room(1, 1, 1), room(2, 1, 1)
+    left = room(LSTM_ROOM)
+    lstm_forward(room(1, 1, 4), room(4, 1), starts, room(1, 2), outputs, left)
+    lstm_backward(left, room(4, 1), starts, outputs, both, room(1, 1, 4), room(4, 1))
+    left = room(GRU_ROOM)
+    gru_forward(room(1, 1, 3), room(3, 1), room(1), starts, room(1, 1), outputs, left)
+    gru_backward(left, room(3, 1), starts, outputs, both, room(1, 1, 3), room(1, 1, 3), room(3, 1), room(1))
 
 
 def _replay() -> None:

@@ -1,14 +1,15 @@
 """What a policy remembers by: LSTM, GRU, or nothing, over sequences in which episodes may start anywhere."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ppo_engine.fused.gru import GRUTrace, gru_backward, gru_forward
-from ppo_engine.fused.lstm import Floats, LSTMTrace, lstm_backward, lstm_forward
+from ppo_engine.fused.gru import GRU_ROOM, gru_backward, gru_forward
+from ppo_engine.fused.lstm import LSTM_ROOM, Flags, Floats, lstm_backward, lstm_forward
 from ppo_engine.networks.parameters import NamedModule, NamedTensor
 
 GAIN = 1.0
@@ -52,9 +53,8 @@ class LSTM(NamedModule):
             starts: [L, S] bool; the state is zeroed before such a step. None: before none.
         """
         inputs = _through(features, self.input_weight, self.bias)
-        keep = _keep(starts, features)
         steps = _lstm if _is_compiled(inputs) else lstm_steps
-        return steps(inputs, self.hidden_weight, state, keep)
+        return steps(inputs, self.hidden_weight, state, starts)
 
 
 class GRU(NamedModule):
@@ -71,9 +71,8 @@ class GRU(NamedModule):
     def forward(self, features: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
         """As `LSTM.forward`, with a state [S, U]."""
         inputs = _through(features, self.input_weight, self.bias)
-        keep = _keep(starts, features)
         steps = _gru if _is_compiled(inputs) else gru_steps
-        return steps(inputs, self.hidden_weight, self.recalled_bias, state, keep)
+        return steps(inputs, self.hidden_weight, self.recalled_bias, state, starts)
 
 
 def memory_of(kind: MemoryKind, inputs: int, units: int) -> NoMemory | LSTM | GRU:
@@ -85,41 +84,41 @@ def memory_of(kind: MemoryKind, inputs: int, units: int) -> NoMemory | LSTM | GR
 
 class _LSTM(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, state: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, after, ctx.trace = _lstm_forward(inputs, weight, state, keep)
-        ctx.weight, ctx.keep = _array(weight), _array(keep)
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, state: Tensor, starts: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        hidden, after, *ctx.loop = _lstm_forward(inputs, weight, state, starts)
         ctx.mark_non_differentiable(after)
         return hidden, after
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = _array(gradients[0])
-        (room,) = _arrays((2, *gradient.shape[1:]))
-        d_inputs, d_weight = torch.empty(ctx.trace.gates.shape), torch.empty(ctx.weight.shape)
-        lstm_backward(ctx.trace, ctx.weight, ctx.keep, gradient, room, d_inputs.numpy(), d_weight.numpy())
+        gradient, (left, weight, starts) = _array(gradients[0]), ctx.loop
+        steps, rows, units = gradient.shape
+        d_inputs, d_weight = torch.empty(steps, rows, 4 * units), torch.empty(weight.shape)
+        lstm_backward(left, weight, starts, gradient, _room(2, rows, units), d_inputs.numpy(), d_weight.numpy())
         return d_inputs, d_weight, None, None
 
 
 class _GRU(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, state: Tensor, keep: Tensor
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, state: Tensor, starts: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        hidden, after, ctx.trace = _gru_forward(inputs, weight, bias, state, keep)
-        ctx.weight, ctx.keep = _array(weight), _array(keep)
+        hidden, after, *ctx.loop = _gru_forward(inputs, weight, bias, state, starts)
         ctx.mark_non_differentiable(after)
         return hidden, after
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = _array(gradients[0])
-        shape = ctx.trace.gates.shape
-        room, d_products = _arrays((2, *gradient.shape[1:]), shape)
-        answers = torch.empty(shape), torch.empty(ctx.weight.shape), torch.empty(ctx.weight.shape[1])
+        gradient, (left, weight, starts) = _array(gradients[0]), ctx.loop
+        steps, rows, units = gradient.shape
+        room, d_products = _room(2, rows, units), _room(steps, rows, 3 * units)
+        answers = torch.empty(steps, rows, 3 * units), torch.empty(weight.shape), torch.empty(units)
         changes = [answer.numpy() for answer in answers]
-        gru_backward(ctx.trace, ctx.weight, ctx.keep, gradient, room, d_products, *changes)
+        gru_backward(left, weight, starts, gradient, room, d_products, *changes)
         return *answers, None, None
 
 
@@ -133,27 +132,37 @@ def _array(tensor: Tensor) -> Floats:
     return array
 
 
-def _arrays(*shapes: tuple[int, ...]) -> Iterator[Floats]:
+def _room(*shape: int) -> Floats:
     """Room for numbers, which torch aligns: where a matrix lies can change the last bit of a product."""
-    return (torch.empty(shape).numpy() for shape in shapes)
+    room: Floats = torch.empty(shape).numpy()
+    return room
 
 
-def _lstm_forward(inputs: Tensor, weight: Tensor, state: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, LSTMTrace]:
+def _flags(starts: Tensor | None, steps: int, rows: int) -> Flags:
+    flags: Flags = np.zeros((steps, rows), np.bool_) if starts is None else starts.contiguous().numpy()
+    return flags
+
+
+def _lstm_forward(
+    inputs: Tensor, weight: Tensor, state: Tensor, starts: Tensor | None
+) -> tuple[Tensor, Tensor, Floats, Floats, Flags]:
+    """Hidden states, the state after them, and what the backward pass takes: what is left, weight, and starts."""
     steps, rows, units = *inputs.shape[:2], weight.shape[1]
-    hidden, after = torch.empty(steps, rows, units), state.detach().clone()
-    trace = LSTMTrace(*_arrays((steps, rows, 4 * units), *[(steps, rows, units)] * 3))
-    lstm_forward(_array(inputs), _array(weight), _array(keep), after.numpy(), hidden.numpy(), trace)
-    return hidden, after, trace
+    hidden, after, left = torch.empty(steps, rows, units), state.clone(), _room(steps * rows * units * LSTM_ROOM)
+    weights, flags = _array(weight), _flags(starts, steps, rows)
+    lstm_forward(_array(inputs), weights, flags, after.numpy(), hidden.numpy(), left)
+    return hidden, after, left, weights, flags
 
 
 def _gru_forward(
-    inputs: Tensor, weight: Tensor, bias: Tensor, state: Tensor, keep: Tensor
-) -> tuple[Tensor, Tensor, GRUTrace]:
+    inputs: Tensor, weight: Tensor, bias: Tensor, state: Tensor, starts: Tensor | None
+) -> tuple[Tensor, Tensor, Floats, Floats, Flags]:
+    """As `_lstm_forward`."""
     steps, rows, units = *inputs.shape[:2], weight.shape[1]
-    hidden, after = torch.empty(steps, rows, units), state.detach().clone()
-    trace = GRUTrace(*_arrays((steps, rows, 3 * units), *[(steps, rows, units)] * 2))
-    gru_forward(_array(inputs), _array(weight), _array(bias), _array(keep), after.numpy(), hidden.numpy(), trace)
-    return hidden, after, trace
+    hidden, after, left = torch.empty(steps, rows, units), state.clone(), _room(steps * rows * units * GRU_ROOM)
+    weights, flags = _array(weight), _flags(starts, steps, rows)
+    gru_forward(_array(inputs), weights, _array(bias), flags, after.numpy(), hidden.numpy(), left)
+    return hidden, after, left, weights, flags
 
 
 # Typed, which `apply` is not.
@@ -161,34 +170,39 @@ _differentiable_lstm: Callable[..., tuple[Tensor, Tensor]] = _LSTM.apply
 _differentiable_gru: Callable[..., tuple[Tensor, Tensor]] = _GRU.apply
 
 
-def _lstm(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _lstm(*inputs: Any) -> tuple[Tensor, Tensor]:
     """Acting needs no gradient, nor what torch does to prepare for one."""
     return _differentiable_lstm(*inputs) if torch.is_grad_enabled() else _lstm_forward(*inputs)[:2]
 
 
-def _gru(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _gru(*inputs: Any) -> tuple[Tensor, Tensor]:
     return _differentiable_gru(*inputs) if torch.is_grad_enabled() else _gru_forward(*inputs)[:2]
 
 
-def lstm_steps(inputs: Tensor, weight: Tensor, state: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+def lstm_steps(inputs: Tensor, weight: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
     """What `_LSTM` computes, by torch, for other devices and numbers."""
     h, c = state.chunk(2, dim=1)
     hidden = []
-    for row, kept in zip(inputs.unbind(), keep.unsqueeze(-1).unbind(), strict=True):
-        gates = torch.addmm(row, h * kept, weight.t())
+    for t, row in enumerate(inputs):
+        if starts is not None:
+            h, c = (part.masked_fill(starts[t, :, None], 0.0) for part in (h, c))
+        gates = torch.addmm(row, h, weight.t())
         i, f, g, o = gates.chunk(4, dim=1)
-        c = f.sigmoid() * (c * kept) + i.sigmoid() * g.tanh()
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()
         hidden.append(h)
     return torch.stack(hidden), torch.cat([h, c], dim=1).detach()
 
 
-def gru_steps(inputs: Tensor, weight: Tensor, bias: Tensor, state: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+def gru_steps(
+    inputs: Tensor, weight: Tensor, bias: Tensor, state: Tensor, starts: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """What `_GRU` computes, by torch, for other devices and numbers."""
     h, units = state, state.shape[1]
     hidden = []
-    for row, kept in zip(inputs.unbind(), keep.unsqueeze(-1).unbind(), strict=True):
-        h = h * kept
+    for t, row in enumerate(inputs):
+        if starts is not None:
+            h = h.masked_fill(starts[t, :, None], 0.0)
         product = h @ weight.t()
         r, z = (row[:, : 2 * units] + product[:, : 2 * units]).sigmoid().chunk(2, dim=1)
         n = (row[:, 2 * units :] + r * (product[:, 2 * units :] + bias)).tanh()
@@ -201,7 +215,3 @@ def _through(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A linear layer [L, S, F] → [L, S, outputs]: one matrix product for all steps."""
     flat = torch.addmm(bias, features.flatten(0, 1), weight.t())
     return flat.view(*features.shape[:2], -1)
-
-
-def _keep(starts: Tensor | None, features: Tensor) -> Tensor:
-    return features.new_ones(features.shape[:2]) if starts is None else (~starts).to(features.dtype)

@@ -18,10 +18,10 @@ class RecurrentRollout(Rollout):
     """A rollout with what a policy with memory knew."""
 
     states: Tensor
-    """[K, N, M], zeroed where an episode starts: the states that steps 0, L, 2L, ... were acted from."""
+    """[K, N, M]: the states that steps 0, L, 2L, ... were acted from, once zeroed where `starts` says so."""
     starts: NDArray[np.bool_]
-    """[T, N]: an episode starts with this step, or something that is no step. The first row says nothing: its states
-    are zeroed already where that is so."""
+    """[T, N]: an episode starts with this step, or something that is no step. The first row may say nothing of it: its
+    states are zeroed already where that is so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,8 +71,8 @@ def test_a_truncated_episode_ends_in_the_value_of_its_final_observation_after_it
 
 @pytest.mark.law("T5", "T15")
 def test_episodes_that_are_cut_off_together_end_in_values_of_their_own_memories() -> None:
-    """Environments 0 and 2 are cut off at k = 2 in one step, beside one that terminates and one that goes on."""
-    collector = collector_of(Ramp([2, 2, 2, 9], ["truncated", "terminated", "truncated", "truncated"]), n_steps=2)
+    """Environments 0 and 2 are cut off at k = 2 in one step, beside one that terminates then and one that goes on."""
+    collector = collector_of(Ramp([2, 2, 2, 9], ["truncated", "both", "truncated", "truncated"]), n_steps=2)
     rollout = collector.collect()
     cut_off = [stepped_values(collector.policy, [[k, n] for k in range(3)])[2] for n in (0, 2)]
     assert rollout.next_values[1, [0, 2]].tolist() == pytest.approx(cut_off, abs=1e-6)
@@ -88,6 +88,15 @@ def test_the_value_behind_the_last_step_does_not_advance_what_is_carried() -> No
     short.collect()
     assert torch.allclose(long.state, short.state, atol=1e-6)
     assert torch.equal(short.state, short.collect().states[0])
+
+
+@pytest.mark.law("T15")
+def test_what_is_carried_to_the_next_rollout_is_nothing_where_an_episode_starts() -> None:
+    """Environment 0 ends with the rollout, environment 1 goes on."""
+    collector = collector_of(Ramp([4, 9], ["terminated"] * 2), n_steps=4)
+    collector.collect()
+    assert torch.equal(collector.state[0], torch.zeros(12))
+    assert collector.state[1].abs().min() > 0
 
 
 def test_sequences_are_cut_environment_by_environment_and_padded_at_the_end() -> None:

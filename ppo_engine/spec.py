@@ -239,7 +239,7 @@ class PolicySpec(SpecModel):
     memory: Literal["none", "lstm", "gru"] = "none"
     """What the policy remembers by of earlier observations of an episode: one recurrent layer, shared by actor and
     critic, before their hidden layers."""
-    memory_size: int = Field(default=128, ge=1, le=4096)
+    memory_size: int = Field(default=64, ge=1, le=4096)
     """Units of the memory."""
     sequence_length: int = Field(default=16, ge=1, le=100_000)
     """Steps of an environment that gradients go back through; minibatches are made of whole sequences of so many."""

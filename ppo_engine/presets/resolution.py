@@ -44,10 +44,8 @@ def resolve(
     for patch in (_general(spec, environment), _family(spec), _tuned(spec), user):
         merged = _merge(merged, patch)
     merged["policy"]["network"] = _network(merged, environment)
-    if "batch_size" not in user.get("ppo", {}):
-        rollout_size = merged["env"]["n_envs"] * merged["ppo"]["n_steps"]
-        merged["ppo"]["batch_size"] = min(merged["ppo"]["batch_size"], rollout_size)
     _fill_objective(merged["ppo"], user.get("ppo", {}))
+    _give_way(merged, user)
     if merged["metrics"]["every_iterations"] is None:
         merged["metrics"]["every_iterations"] = _metrics_window(merged)
     if merged["backend"] == "auto" and environment is not None and is_product(environment.action_space):
@@ -74,6 +72,19 @@ def _fill_objective(ppo: dict[str, Any], user: Patch) -> None:
         ppo["n_epochs"] = 1
     if ppo["critic"].get("n_epochs") is None:
         ppo["critic"] = {**ppo["critic"], "n_epochs": TRPO_CRITIC_EPOCHS}
+
+
+def _give_way(merged: dict[str, Any], user: Patch) -> None:
+    """What defaults and presets set fits what the user set, where it would contradict that."""
+    policy, ppo, own = merged["policy"], merged["ppo"], user.get("ppo", {})
+    if "batch_size" not in own:
+        ppo["batch_size"] = min(ppo["batch_size"], merged["env"]["n_envs"] * ppo["n_steps"])
+    remembers = policy["memory"] != "none"
+    if remembers and "sequence_length" not in user.get("policy", {}):
+        policy["sequence_length"] = min(policy["sequence_length"], ppo["n_steps"], ppo["batch_size"])
+    epochs = max(ppo["n_epochs"], ppo["critic"].get("n_epochs") or 1)
+    if "recompute_advantages" not in own and (remembers or epochs == 1):
+        ppo["recompute_advantages"] = False
 
 
 def _general(spec: TrainingSpec, environment: EnvironmentDescription | None) -> Patch:

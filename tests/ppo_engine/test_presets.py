@@ -124,6 +124,47 @@ def test_an_unset_batch_size_shrinks_to_the_rollout_but_a_set_one_is_a_fault() -
     assert pointers({"env": {"n_envs": 3}, "ppo": {"n_steps": 5, "batch_size": 16}}) == ["/ppo/batch_size"]
 
 
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"policy": {"memory": "lstm"}},
+        {"policy": {"memory": "gru"}, "ppo": {"n_steps": 8}},
+        {"policy": {"memory": "gru"}, "ppo": {"batch_size": 4}},
+        {"policy": {"share_features": True}},
+        {"ppo": {"n_epochs": 1}},
+        {"ppo": {"n_epochs": 1, "objective": "none"}},
+        {"ppo": {"objective": "trpo"}},
+        {"ppo": {"objective": "kl_penalty"}},
+        {"ppo": {"objective": "dual_clip"}},
+        {"ppo": {"n_steps": 2}, "env": {"n_envs": 2}},
+        {"ppo": {"advantage_estimator": "td"}},
+        {"ppo": {"total_timesteps": 1000}},
+    ],
+)
+@pytest.mark.parametrize("env_id", [env_id for env_id in presets() if "*" not in env_id])
+def test_what_a_preset_sets_gives_way_to_what_the_user_sets(env_id: str, patch: Mapping[str, Any]) -> None:
+    """No one has to unset a field that they never set."""
+    resolve(spec(patch, env_id=env_id))
+
+
+def test_an_unset_sequence_length_shrinks_to_the_rollout_but_a_set_one_is_a_fault() -> None:
+    remembers = {"memory": "lstm"}
+    assert resolve(spec({"policy": remembers, "ppo": {"n_steps": 5}})).policy.sequence_length == 5
+    assert resolve(spec({"policy": remembers, "ppo": {"batch_size": 6}})).policy.sequence_length == 6
+    patch = {"policy": {**remembers, "sequence_length": 8}, "ppo": {"n_steps": 5}}
+    assert pointers(patch) == ["/policy/sequence_length"]
+
+
+def test_advantages_are_estimated_anew_only_where_they_can_be_or_the_user_says_so() -> None:
+    hopper = {"env": {"id": "Hopper-v5"}}
+    assert resolve(TrainingSpec.model_validate(hopper)).ppo.recompute_advantages
+    for patch in ({"policy": {"memory": "gru"}}, {"ppo": {"n_epochs": 1}}):
+        assert not resolve(TrainingSpec.model_validate({**hopper, **patch})).ppo.recompute_advantages
+        insisting = {**hopper, **patch, "ppo": {**patch.get("ppo", {}), "recompute_advantages": True}}
+        with pytest.raises(InvalidSpec):
+            resolve(TrainingSpec.model_validate(insisting))
+
+
 def test_one_row_minibatches_are_refused_only_where_they_are_normalised() -> None:
     assert pointers({"ppo": {"batch_size": 1}}) == ["/ppo/batch_size"]
     assert resolve(spec({"ppo": {"batch_size": 1, "normalize_advantage": "batch"}})).ppo.batch_size == 1

@@ -35,6 +35,7 @@ def ppo_loss(
     ent_coef: float | Tensor,
     objective: Objective = clipped,
     penalty: Tensor | None = None,
+    plain_log_probs: Tensor | None = None,
 ) -> LossTerms:
     """Objective, value error and entropy bonus, as means over the rows that the batch's mask lets through.
 
@@ -42,12 +43,12 @@ def ppo_loss(
         log_probs, entropies, values: [B] under the policy that learns.
         clip_range_vf: as in `value_errors`.
         penalty: a scalar that is added.
+        plain_log_probs: [B] that approx_kl is of, where `log_probs` are of perturbed actions.
     Source: Schulman et al. 2017, eq. 7 and 9, arXiv:1707.06347; approx_kl is k3 of Schulman 2020,
         http://joschu.net/blog/kl-approx.html, which is never negative.
     """
     mask = batch.mask
-    log_ratio = (log_probs - batch.log_probs).clamp(max=LOG_RATIO_MAX)
-    ratio = log_ratio.exp()
+    ratio, log_ratio = _ratios(log_probs, batch)
     surrogate = objective(log_probs, ratio, batch.advantages, clip_range)
     errors = value_errors(values, batch, clip_range_vf)
     policy_loss, value_loss, entropy = -mean(surrogate, mask), mean(errors, mask), mean(entropies, mask)
@@ -57,9 +58,16 @@ def ppo_loss(
     if penalty is not None:
         loss = loss + penalty
     with torch.no_grad():
-        approx_kl = mean(ratio - 1 - log_ratio, mask)
+        moved, log_moved = (ratio, log_ratio) if plain_log_probs is None else _ratios(plain_log_probs, batch)
+        approx_kl = mean(moved - 1 - log_moved, mask)
         clip_fraction = mean(((ratio - 1).abs() > clip_range).to(ratio.dtype), mask)
     return LossTerms(loss, policy_loss.detach(), value_loss.detach(), entropy.detach(), approx_kl, clip_fraction)
+
+
+def _ratios(log_probs: Tensor, batch: Minibatch) -> tuple[Tensor, Tensor]:
+    """Ratios [B] to the policy that acted, and their logarithms."""
+    log_ratio = (log_probs - batch.log_probs).clamp(max=LOG_RATIO_MAX)
+    return log_ratio.exp(), log_ratio
 
 
 def value_errors(values: Tensor, batch: Minibatch, clip_range_vf: Number | None) -> Tensor:

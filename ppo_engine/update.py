@@ -44,6 +44,8 @@ class Evaluated(NamedTuple):
     """[B]"""
     outputs: Tensor
     """[B, outputs] of the action head."""
+    plain_log_probs: Tensor | None
+    """[B] of the actions that were taken, under means that are not perturbed; None where none is."""
 
 
 class Learner:
@@ -103,9 +105,13 @@ class Learner:
         """The policy, as it stands, on a minibatch."""
         outputs, values = self._masked_forward(minibatch)
         distribution, log_std = self.policy.distribution, self.policy.log_std
-        learned = outputs if self.perturbations is None else self._perturbed(outputs, self.perturbations)
+        learned, plain = outputs, None
+        if self.perturbations is not None:
+            learned = self._perturbed(outputs, self.perturbations)
+            with torch.no_grad():
+                plain, _ = distribution.log_probs_and_entropies(outputs, log_std, minibatch.actions)
         log_probs, entropies = distribution.log_probs_and_entropies(learned, log_std, minibatch.actions)
-        return Evaluated(log_probs, entropies, values, outputs)
+        return Evaluated(log_probs, entropies, values, outputs, plain)
 
     def kl(self, minibatch: Minibatch, outputs: Tensor) -> Tensor:
         """KL(old ‖ new) [B] between the policy that acted and that of these outputs, exact."""
@@ -227,6 +233,7 @@ class Learner:
             ent_coef=now.ent_coef,
             objective=self._objective,
             penalty=penalty,
+            plain_log_probs=evaluated.plain_log_probs,
         )
 
     def _step(self, now: Coefficients, *, with_critic: bool) -> None:

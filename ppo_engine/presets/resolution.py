@@ -2,6 +2,7 @@
 
 import math
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 from ppo_engine.images import NetworkName, images_of, network_for
@@ -74,7 +75,7 @@ def _fill_objective(ppo: dict[str, Any], user: Patch) -> None:
         ppo["critic"] = {**ppo["critic"], "n_epochs": TRPO_CRITIC_EPOCHS}
 
 
-def _give_way(merged: dict[str, Any], user: Patch) -> None:
+def _give_way(merged: dict[str, Any], user: Mapping[str, Any]) -> None:
     """What defaults and presets set fits what the user set, where it would contradict that."""
     policy, ppo, own = merged["policy"], merged["ppo"], user.get("ppo", {})
     if "batch_size" not in own:

@@ -237,6 +237,15 @@ def test_rpo_perturbs_the_means_by_uniform_numbers_and_leaves_what_the_kl_is_of(
     assert learner.mean_kl(batch) == 0.0
 
 
+def test_rpo_stops_at_the_kl_of_the_policy_and_not_of_its_perturbation() -> None:
+    """approx_kl of the first minibatch is zero; perturbed means alone would be several times `target_kl` away."""
+    learner = learner_of("numbers", rpo_alpha=0.5, target_kl=0.01, n_epochs=2, batch_size=48, learning_rate=1e-4)
+    before = learner.policy.flat.clone()
+    metrics = learner.update(batch_for(learner), coefficients(learner.ppo, 0.0))
+    assert metrics["train/approx_kl"] < 1e-3 and metrics["train/clip_fraction"] > 0.1
+    assert not torch.equal(learner.policy.flat, before)
+
+
 def test_rpo_perturbs_no_deviation_that_the_network_gives() -> None:
     """Outputs are means, then log-stds: the entropy, which those alone make, stays what it is."""
     policy = Policy(

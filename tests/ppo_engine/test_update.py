@@ -195,7 +195,7 @@ def test_an_update_is_a_step_of_torchs_adam_by_each_minibatchs_own_gradient() ->
     parameters = [parameter for parameter in by_hand.policy.parameters() if parameter.numel()]
     adam = torch.optim.Adam(parameters, lr=NOW.learning_rate, eps=1e-5)
     for minibatch in itertools.chain(by_hand.minibatches(batch), by_hand.minibatches(batch)):
-        log_probs, entropies, values, _ = by_hand.evaluate(minibatch)
+        log_probs, entropies, values, *_ = by_hand.evaluate(minibatch)
         terms = ppo_loss(log_probs, entropies, values, minibatch, clip_range=0.2, vf_coef=0.5, ent_coef=0.0)
         adam.zero_grad()
         terms.loss.backward()

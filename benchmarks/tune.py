@@ -129,7 +129,7 @@ def scores(specs: Sequence[TrainingSpec], episodes: int) -> Iterator[list[float]
                     next(training)
                 seeds = np.random.SeedSequence(trainer.spec.seed, spawn_key=(EVALUATION_KEY, check))
                 played = episodes if check == CHECKS else math.ceil(episodes / 4)
-                evaluation = evaluate(trainer.act, trainer.spec.env, n_episodes=played, seeds=seeds)
+                evaluation = evaluate(trainer.acting(), trainer.spec.env, n_episodes=played, seeds=seeds)
                 reached.append(evaluation.mean_reward)
             yield reached
     finally:

@@ -17,10 +17,11 @@ from ppo_engine.cuda.uploaded import UploadingLearner
 from ppo_engine.diagnosis import Diagnosis
 from ppo_engine.envs.catalogue import describe_environment, space_to_json
 from ppo_engine.envs.masks import GivesMasks
+from ppo_engine.envs.mishaps import fault_of
 from ppo_engine.envs.registry import make_environment
 from ppo_engine.envs.spaces import Rows
 from ppo_engine.envs.vector import VectorEnvironment, make_vector_environment
-from ppo_engine.errors import DeviceUnavailable
+from ppo_engine.errors import DeviceUnavailable, EngineError, EnvironmentPlace
 from ppo_engine.evaluate import Acts
 from ppo_engine.export import (
     action_manifest,
@@ -258,10 +259,18 @@ def backend_for(
 
 
 def observation_space_of(env: EnvSpec) -> dict[str, JsonValue]:
-    """The observation space that the policy meets: of the environment with the spec's arguments, stacked; as JSON."""
+    """The observation space that the policy meets: of the environment with the spec's arguments, stacked; as JSON.
+
+    Raises: UnknownEnvironment, UnsupportedSpace, InvalidSpec, EnvironmentFailed.
+    """
     if not env.kwargs and env.frame_stack == 1 and env.atari in (None, AtariSpec()):
         return describe_environment(env.id).observation_space
-    made = make_environment(env)
+    try:
+        made = make_environment(env)
+    except (EngineError, InvalidSpec):
+        raise
+    except Exception as error:
+        raise fault_of(error, EnvironmentPlace(env.id, 0, 0, 0), expired=None) from error
     try:
         return space_to_json(made.observation_space)
     finally:

@@ -91,8 +91,7 @@ class Policy(nn.Module):
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs of the action head [B, outputs] and values [B] of observations [B, D], normalised but for images."""
-        if self.memory.state_size:
-            raise RuntimeError("a policy with memory needs a state: see step and sequence")
+        self._require_no_memory()
         return self.readout(self.features(observations))
 
     def step(self, observations: Tensor, state: Tensor, starts: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,10 +180,15 @@ class Policy(nn.Module):
     @torch.no_grad()
     def deterministic_actions(self, observations: Rows, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """The likeliest action rows [B, columns] of normalised observations [B, D], as environments take them."""
+        self._require_no_memory()
         valid = None if masks is None else torch.tensor(masks, device=self.device)
         features = self.extractor.in_float32(torch.tensor(observations, device=self.device))
         outputs, _ = self._masked(self.readout(features), valid)
         return self.environment_rows(self.distribution.mode(outputs))
+
+    def _require_no_memory(self) -> None:
+        if self.memory.state_size:
+            raise RuntimeError("a policy with memory needs a state: see step, sequence and remembering_actions")
 
     def _masked(self, of_network: tuple[Tensor, Tensor], masks: Tensor | None) -> tuple[Tensor, Tensor]:
         outputs, values = of_network

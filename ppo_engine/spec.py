@@ -137,7 +137,7 @@ class CriticSpec(SpecModel):
     """None: that of the actor."""
     n_epochs: int | None = Field(default=None, ge=1, le=1000)
     """Epochs in which the critic learns. Those beyond `ppo.n_epochs` are its own; if there are fewer, the actor goes on
-    alone. The critic goes on when `target_kl` ends the actor's. None: every epoch is for both."""
+    alone. When `target_kl` ends the actor's, the critic goes on with its next. None: every epoch is for both."""
 
 
 EnvironmentId: TypeAlias = Annotated[

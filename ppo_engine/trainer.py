@@ -158,7 +158,7 @@ class Trainer:
     def act(self, observations: Rows, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """The likeliest action rows of flat encoded observations [n, D], as they come from the environment.
 
-        A policy with memory acts by `acting`, since it needs to know what came before.
+        A policy with memory acts by `acting`, since it needs to know what came before; here it raises RuntimeError.
 
         Args:
             masks: [n, masks], what is valid; None: all that there is.

@@ -42,15 +42,17 @@ class ObservationEncoder:
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
-        """Raises UnsupportedSpace, naming the part of the space that cannot be flattened."""
+        """Raises UnsupportedSpace, naming the part of the space that cannot be flattened, or for a row of nothing."""
         self.size = flat_size(space)
+        if not self.size:
+            raise UnsupportedSpace("observations hold no numbers")
         self.encode_into = _writer(space, "observation")
         """Checks an observation and writes it into a row [D]; raises NotInSpace. Copies: nothing is aliased."""
         self.normalizable = np.zeros(self.size, dtype=np.bool_)
         _mark_measurements(space, self.normalizable)
         self.may_overflow = _is_wide(space)
         self.images = tuple(_images(space, 0))
-        has_bytes_alone = 0 < self.size == sum(image.size for image in self.images)
+        has_bytes_alone = self.size == sum(image.size for image in self.images)
         self.dtype: np.dtype[Any] = np.dtype(np.uint8 if has_bytes_alone else np.float32)
 
     def encode(self, observation: Observation) -> Row:

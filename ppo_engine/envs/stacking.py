@@ -60,7 +60,11 @@ def stacked_space(space: spaces.Space[Any], k: int) -> spaces.Space[Any]:
         case spaces.Box():
             join = _array_join(space, "bounds")
             low, high = join([space.low] * k), join([space.high] * k)
-            return spaces.Box(low, high, dtype=np.dtype(space.dtype).type)
+            stacked = spaces.Box(low, high, dtype=np.dtype(space.dtype).type)
+            if is_image(space) and _channel_axis(stacked) != (_channel_axis(space) or 0):
+                message = f"{k} images of shape {space.shape} would have as many channels as pixels a side"
+                raise UnsupportedSpace(f"{message}, and which are which could not be told")
+            return stacked
         case spaces.Discrete():
             return spaces.MultiDiscrete([int(space.n)] * k, start=[int(space.start)] * k)
         case spaces.MultiDiscrete():

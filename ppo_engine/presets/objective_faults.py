@@ -81,4 +81,5 @@ def _rpo(spec: TrainingSpec, environment: EnvironmentDescription | None) -> Iter
     if environment is None or spec.env.kwargs or spec.ppo.rpo_alpha == 0:
         return
     if environment.action_space.get("type") != "Box":
-        yield SpecFault("/ppo/rpo_alpha", f"{environment.id} has no Box actions, whose means could be perturbed")
+        message = f"{environment.id}: its action is no Box, whose mean could be perturbed"
+        yield SpecFault("/ppo/rpo_alpha", message)

@@ -15,6 +15,7 @@ from ppo_engine.actions import environment_actions
 from ppo_engine.bundle import load_policy
 from ppo_engine.components import Components, build
 from ppo_engine.envs.halves import halves_of
+from ppo_engine.errors import EnvironmentFailed, UnsupportedSpace
 from ppo_engine.rollout import Collector, Rollout
 from ppo_engine.schedules import coefficients
 from ppo_engine.spec import InvalidSpec, TrainingSpec
@@ -42,6 +43,17 @@ def collected(spec: TrainingSpec) -> tuple[Components, Rollout]:
     assert isinstance(collector, Collector)
     collector.last_observations = parts.environment.reset()
     return parts, collector.collect()
+
+
+def test_an_image_environment_that_cannot_be_made_fails_as_any_other() -> None:
+    """The network is `auto`, so that its observations are looked at before the vector of environments is made."""
+    with pytest.raises(EnvironmentFailed, match=f"{IMAGE}, environment 0, episode 0, step 0: raised"):
+        Trainer(small(IMAGE, env={"kwargs": {"channels": -1}}))
+
+
+def test_observations_without_numbers_are_refused() -> None:
+    with pytest.raises(UnsupportedSpace, match="hold no numbers"):
+        Trainer(small(IMAGE, env={"kwargs": {"channels": 0}}, policy={"hidden_sizes": [4]}))
 
 
 def test_images_stay_bytes_from_the_environment_to_the_minibatch() -> None:

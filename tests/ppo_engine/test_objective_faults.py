@@ -45,7 +45,7 @@ def resolved(ppo: dict[str, Any], env_id: str = "CartPole-v1", **sections: Any) 
         ),
         ({"objective": "trpo", "target_kl": 0.01}, {}, "/ppo/target_kl", "trpo.max_kl"),
         ({"critic": {"n_epochs": 3}}, {"policy": {"share_features": True}}, "/ppo/critic", "none of its own"),
-        ({"rpo_alpha": 0.5}, {}, "/ppo/rpo_alpha", "CartPole-v1 has no Box actions"),
+        ({"rpo_alpha": 0.5}, {}, "/ppo/rpo_alpha", "CartPole-v1: its action is no Box"),
         ({"objective": "trpo"}, {"backend": "fused"}, "/backend", "does not know the objective trpo"),
         ({"kl_penalty": {}}, {"env": {"vectorization": "device"}}, "/env/vectorization", "a penalty on the KL"),
     ],

@@ -13,7 +13,8 @@ from ppo_engine.envs.registry import make_environment
 from ppo_engine.envs.stacking import FrameStack, stacked_space
 from ppo_engine.envs.sync import SyncVectorEnvironment
 from ppo_engine.envs.vector import make_vector_environment
-from ppo_engine.errors import InvalidObservation
+from ppo_engine.errors import InvalidObservation, UnsupportedSpace
+from ppo_engine.images import image_of
 from ppo_engine.presets import resolve
 from ppo_engine.random import environment_seeds
 from ppo_engine.spec import EnvSpec, InvalidSpec, TrainingSpec
@@ -71,9 +72,9 @@ class Painter(gymnasium.Env[Any, int]):
 @pytest.mark.parametrize(
     ("shape", "joined", "channels"),
     [
-        ((6, 5), (3, 6, 5), lambda image: image[:, 0, 0]),
-        ((3, 6, 5), (9, 6, 5), lambda image: image[::3, 0, 0]),
-        ((6, 5, 3), (6, 5, 9), lambda image: image[0, 0, ::3]),
+        ((12, 11), (3, 12, 11), lambda image: image[:, 0, 0]),
+        ((3, 12, 11), (9, 12, 11), lambda image: image[::3, 0, 0]),
+        ((12, 11, 3), (12, 11, 9), lambda image: image[0, 0, ::3]),
     ],
 )
 def test_images_are_joined_along_their_channels(shape: tuple[int, ...], joined: tuple[int, ...], channels: Any) -> None:
@@ -172,3 +173,14 @@ def test_a_training_on_stacked_observations_goes_on_exactly_and_its_bundle_says_
     assert resumed.resumed is not None and resumed.resumed.kind == "exact", resumed.resumed
     run(resumed, 2)
     assert state_bytes(resumed, tmp_path / "a") == state_bytes(trainer, tmp_path / "b")
+
+
+@pytest.mark.parametrize(("shape", "most"), [((36, 36, 3), 11), ((3, 36, 36), 12), ((36, 40), 36)])
+def test_images_are_not_stacked_to_where_their_channels_could_be_taken_for_pixels(
+    shape: tuple[int, ...], most: int
+) -> None:
+    space = spaces.Box(0, 255, shape, np.uint8)
+    image = image_of(stacked_space(space, most).shape or (), "uint8", 0, 255)
+    assert image is not None and image.channels == most * (3 if 3 in shape else 1)
+    with pytest.raises(UnsupportedSpace, match="as many channels as pixels"):
+        stacked_space(space, most + 1)

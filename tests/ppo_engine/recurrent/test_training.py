@@ -80,6 +80,14 @@ def test_the_parameter_count_of_the_budget_is_that_of_the_policy() -> None:
         trainer.close()
 
 
+def test_acting_without_what_came_before_is_refused_also_where_the_shapes_would_fit() -> None:
+    """As many units as the observation has numbers."""
+    trainer = Trainer(spec_of(policy={"memory": "gru", "memory_size": 4, "sequence_length": 8}))
+    with pytest.raises(RuntimeError, match="memory"):
+        trainer.act(np.zeros((2, 4), np.float32))
+    trainer.close()
+
+
 def test_what_is_remembered_ends_with_its_episode() -> None:
     """The state counts the steps of each row."""
 
@@ -130,7 +138,11 @@ def test_an_evaluation_forgets_at_the_end_of_each_episode(tmp_path: Path) -> Non
     ("sections", "pointer", "reason"),
     [
         ({"policy": {**LSTM, "sequence_length": 33}}, "/policy/sequence_length", "n_steps = 32"),
-        ({"policy": LSTM, "ppo": {"batch_size": 8}}, "/policy/sequence_length", "batch_size = 8"),
+        (
+            {"policy": {**LSTM, "sequence_length": 9}, "ppo": {"batch_size": 8}},
+            "/policy/sequence_length",
+            "batch_size = 8",
+        ),
         ({"policy": LSTM, "env": {"vectorization": "device"}}, "/env/vectorization", "memory"),
         ({"policy": GRU, "backend": "fused"}, "/backend", "memory"),
         ({"policy": GRU, "ppo": {"objective": "trpo", "n_epochs": 1}}, "/ppo/objective", "share"),

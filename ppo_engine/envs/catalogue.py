@@ -82,6 +82,7 @@ def _describe_game(env_id: str, found: Registered) -> EnvironmentDescription:
         action_size=int(actions.n),
         max_episode_steps=found.registration.max_episode_steps,
         kwargs_schema=argument_schema(env_id),
+        native_vector=True,
         resume="approximate" if game in SAVED_IN_PART else "exact",
         resume_note=INCOMPLETE if game in SAVED_IN_PART else None,
     )

@@ -24,7 +24,7 @@ from ppo_engine.envs.spaces import NotInSpace, ObservationEncoder, Rows, action_
 from ppo_engine.envs.vector import EXACT, EnvironmentState, Resumability, Step, Vectorization, allocate_step
 from ppo_engine.envs.watchdog import IDLE, Watchdog
 from ppo_engine.errors import EngineError, EnvironmentFailed, EnvironmentPlace, InvalidObservation
-from ppo_engine.spec import EnvSpec, InvalidSpec, SpecFault
+from ppo_engine.spec import AtariSpec, EnvSpec, InvalidSpec, SpecFault
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +36,17 @@ class NativeVectorEnvironment:
     vectorization_reason = "stepped by the environment's own vector form"
     not_restored = "a native vector environment cannot be brought back to where it was: new episodes were begun"
 
-    def __init__(self, env: EnvSpec, seeds: Sequence[int]) -> None:
+    def __init__(self, env: EnvSpec, seeds: Sequence[int], *, threads: int = 1) -> None:
         """Makes the environment.
 
         Args:
             seeds: one per environment; a vector environment takes a single one, the first.
+            threads: for those that are known to have threads of their own.
         Raises: InvalidSpec where the environment has no vector form; otherwise as `SyncVectorEnvironment`.
         """
         self.n_envs = len(seeds)
         self.resume = EXACT
-        self._spec = env
+        self._spec, self._threads = env, threads
         self._seed = seeds[0]
         self._steps = 0
         self._episodes = np.zeros(self.n_envs, np.int64)
@@ -75,6 +76,8 @@ class NativeVectorEnvironment:
         self._episodes += self._was_done
         self._lengths[...] = np.where(self._was_done, 0, self._lengths + 1)
         self._write_scalars(rewards, terminated, truncated)
+        if step.lives_lost is not None:
+            step.lives_lost[...] = extras.get("life_lost", False)
         done = step.terminated | step.truncated
         if self._mode is AutoresetMode.NEXT_STEP:
             self._was_done = np.logical_or(terminated, truncated)
@@ -112,7 +115,7 @@ class NativeVectorEnvironment:
         return self._step.observations
 
     def _made(self) -> VectorEnv[Any, Any, Any]:
-        return _make(self._spec)
+        return _make(self._spec, self._threads)
 
     def _begun(self, seed: int) -> Any:
         """The first observations, of environments that draw from that seed."""
@@ -206,14 +209,16 @@ class NativeVectorEnvironment:
         return EnvironmentPlace(self._spec.id, index, int(self._episodes[index]), int(self._lengths[index]))
 
 
-def _make(env: EnvSpec) -> VectorEnv[Any, Any, Any]:
-    registration = find_environment(env.id).registration
-    entry_point = registration.vector_entry_point
+def _make(env: EnvSpec, threads: int) -> VectorEnv[Any, Any, Any]:
+    found = find_environment(env.id)
+    registration, entry_point = found.registration, found.registration.vector_entry_point
     if entry_point is None:
         raise InvalidSpec([SpecFault("/env/vectorization", f"{env.id} has no vector form of its own")])
     creator: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     limit = episode_limit(env)
     limits = {} if limit is None else {"max_episode_steps": limit}
     kwargs = {**registration.kwargs, **checked_kwargs(env.id, argument_schema(env.id), env.kwargs)}
+    if found.family == "atari":
+        kwargs |= {"settings": env.atari or AtariSpec(), "frame_stack": env.frame_stack, "threads": threads}
     made: VectorEnv[Any, Any, Any] = creator(num_envs=env.n_envs, **limits, **kwargs)
     return made

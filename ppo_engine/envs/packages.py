@@ -64,7 +64,7 @@ def _atari(registration: Registration) -> Registration:
     return replace(
         registration,
         entry_point="ppo_engine.envs.atari:AtariGame",
-        vector_entry_point=None,
+        vector_entry_point="ppo_engine.envs.atari_vector:AtariVector",
         kwargs=kept,
         max_episode_steps=LONGEST_GAME_FRAMES // AtariSpec().frame_skip,
     )

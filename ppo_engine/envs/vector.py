@@ -138,7 +138,7 @@ def make_vector_environment(
     Args:
         seeds: one stream per environment; environment i draws from `seeds[i]` alone, so that its episodes depend
             neither on how many environments there are nor on which process steps them.
-        cores: those that `auto` and `envpool` may count on; None: all that this process may run on.
+        cores: those that `auto`, `native` and `envpool` may count on; None: all that this process may run on.
     Raises: UnknownEnvironment, UnsupportedSpace, InvalidSpec, EnvironmentFault.
     """
     # Imported here, since these modules implement the contract that this one states.
@@ -162,7 +162,7 @@ def make_vector_environment(
         case "process":
             return ProcessVectorEnvironment(env, integers)
         case "native":
-            return NativeVectorEnvironment(env, integers)
+            return NativeVectorEnvironment(env, integers, threads=cores)
         case "envpool":
             return PoolVectorEnvironment(env, integers, threads=cores)
         case "sync":

@@ -11,6 +11,7 @@ from ppo_engine.envs.area import AreaResize
 from ppo_engine.envs.atari import AtariGame
 from ppo_engine.envs.atari_games import MINIMAL_ACTIONS, SAVED_IN_PART
 from ppo_engine.envs.catalogue import describe_environment, space_to_json
+from ppo_engine.envs.native import NativeVectorEnvironment
 from ppo_engine.envs.process import ProcessVectorEnvironment
 from ppo_engine.envs.registry import episode_limit, make_environment, registered_environments
 from ppo_engine.envs.sync import SyncVectorEnvironment
@@ -321,3 +322,92 @@ def test_a_training_on_a_game_goes_on_exactly(tmp_path: Path) -> None:
     assert resumed.resumed is not None and resumed.resumed.kind == "exact", resumed.resumed
     run(resumed, 2)
     assert state_bytes(resumed, tmp_path / "a") == state_bytes(trainer, tmp_path / "b")
+
+
+def vector_of(game: str = BREAKOUT, *, n_envs: int = 3, frame_stack: int = 4, **settings: Any) -> EnvSpec:
+    return EnvSpec(
+        id=game, n_envs=n_envs, frame_stack=frame_stack, vectorization="native", atari=AtariSpec(noop_max=0, **settings)
+    )
+
+
+@pytest.mark.parametrize(
+    ("frame_stack", "settings"),
+    [(4, {}), (1, {}), (3, {"grayscale": False}), (2, {"screen_size": 64, "frame_skip": 3}), (2, {"frame_skip": 1})],
+)
+def test_the_vector_form_of_ale_shows_what_a_game_shows(frame_stack: int, settings: dict[str, Any]) -> None:
+    """To the byte, over lost lives and the ends of games; it presses FIRE otherwise, and here none does."""
+    env = vector_of(n_envs=1, frame_stack=frame_stack, terminal_on_life_loss=False, fire_reset=False, **settings)
+    native = NativeVectorEnvironment(env, [3])
+    single = SyncVectorEnvironment(env.model_copy(update={"vectorization": "sync"}), [3])
+    assert native.encoder.size == single.encoder.size and native.encoder.images == single.encoder.images
+    assert native.action_space.sizes == single.action_space.sizes == (4,)
+    assert np.array_equal(native.reset(), single.reset())
+    ends, actions = 0, np.random.default_rng(0).integers(0, 4, (600, 1, 1))
+    for action in actions:
+        ours, theirs = native.step(action), single.step(action)
+        for name in ("observations", "rewards", "terminated", "truncated", "valid", "lives_lost"):
+            assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
+        # Nothing is to be had behind the end of a game, whose last frames are shown otherwise.
+        assert ours.terminated.any() or np.array_equal(ours.final_observations, theirs.final_observations)
+        ends += int(ours.terminated.sum())
+    assert ends >= 1 or settings.get("frame_skip") == 1
+    native.close(), single.close()
+
+
+def test_the_vector_form_tells_of_lost_lives_and_the_game_goes_on() -> None:
+    """Five lives: four are lost within each game, and the fifth ends it."""
+    environment = NativeVectorEnvironment(vector_of(), [1, 2, 3])
+    environment.reset()
+    draw, lost, games = np.random.default_rng(0), np.zeros(3, int), 0
+    for _ in range(900):
+        step = environment.step(draw.integers(0, 4, (3, 1)))
+        assert step.lives_lost is not None
+        lost += step.lives_lost
+        assert not (step.lives_lost & step.terminated).any()
+        assert (lost[step.terminated] == 4).all()
+        games += int(step.terminated.sum())
+        lost[step.terminated] = 0
+    environment.close()
+    assert games >= 6
+
+
+def test_episodes_of_the_vector_form_are_cut_after_the_steps_of_the_spec() -> None:
+    environment = NativeVectorEnvironment(vector_of().model_copy(update={"max_episode_steps": 7}), [1, 2, 3])
+    first = environment.reset().copy()
+    for step in range(1, 22):
+        seen = environment.step(np.full((3, 1), 2))
+        assert seen.truncated.tolist() == [step % 7 == 0] * 3
+        if step % 7 == 0:
+            assert np.array_equal(seen.observations, first)
+            assert not np.array_equal(seen.final_observations, first)
+    environment.close()
+
+
+def test_games_of_the_vector_form_begin_by_the_seed_and_each_in_its_own_way() -> None:
+    def begun(seed: int) -> NDArray[Any]:
+        environment = NativeVectorEnvironment(EnvSpec(id=BREAKOUT, n_envs=4, vectorization="native"), [seed] * 4)
+        environment.reset()
+        rows = environment.step(np.full((4, 1), 1)).observations.copy()
+        environment.close()
+        return rows
+
+    assert np.array_equal(begun(5), begun(5)) and not np.array_equal(begun(5), begun(6))
+    assert len({row.tobytes() for row in begun(5)}) > 1
+
+
+def test_the_vector_form_trains_and_says_that_its_resume_is_approximate(tmp_path: Path) -> None:
+    ppo = {"total_timesteps": 96, "n_steps": 8, "batch_size": 16, "n_epochs": 1}
+    spec = spec_of(BREAKOUT, env={"n_envs": 4, "vectorization": "native"}, ppo=ppo)
+    trainer = Trainer(spec)
+    run(trainer, 2)
+    trainer.save(tmp_path)
+    trainer.close()
+    resumed = Trainer.resume(spec, tmp_path)
+    assert resumed.resumed is not None and resumed.resumed.kind == "approximate"
+    assert resumed.runtime["vectorization"] == "native" and run(resumed, 1)
+    resumed.close()
+
+
+def test_the_vector_form_sets_no_switches() -> None:
+    with pytest.raises(InvalidSpec, match="/env/kwargs/mode"):
+        NativeVectorEnvironment(vector_of().model_copy(update={"kwargs": {"mode": 4}}), [1, 2, 3])

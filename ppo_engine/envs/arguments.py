@@ -7,6 +7,7 @@ the path of a file, so that arguments such as `xml_file` are not among them.
 
 import inspect
 import math
+import sys
 import typing
 from collections.abc import Mapping
 from types import NoneType, UnionType
@@ -53,6 +54,8 @@ def checked_kwargs(env_id: str, schema: Schema, kwargs: Mapping[str, JsonValue])
         pointer = "/env/kwargs/" + name.replace("~", "~0").replace("/", "~1")
         if name not in properties:
             faults.append(SpecFault(pointer, f"{env_id} takes no such argument"))
+        elif not _is_finite(value):
+            faults.append(SpecFault(pointer, "must be a finite number"))
         elif not _fits(value, properties[name]):
             faults.append(SpecFault(pointer, f"{value!r} is not what it takes: {_in_words(properties[name])}"))
     if faults:
@@ -109,6 +112,18 @@ def _stated_default(default: Any) -> Schema:
     return {"default": list(default) if isinstance(default, tuple) else default}
 
 
+def _is_finite(value: JsonValue) -> bool:
+    """Whether a float can hold every number of the value: environments make floats of integers, too."""
+    match value:
+        case int() | float():
+            return abs(value) <= sys.float_info.max
+        case list():
+            return all(map(_is_finite, value))
+        case dict():
+            return all(map(_is_finite, value.values()))
+    return True
+
+
 def _fits(value: JsonValue, schema: Schema) -> bool:
     match schema["type"]:
         case "boolean":
@@ -116,7 +131,7 @@ def _fits(value: JsonValue, schema: Schema) -> bool:
         case "integer":
             return isinstance(value, int) and not isinstance(value, bool)
         case "number":
-            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            return isinstance(value, int | float) and not isinstance(value, bool)
         case "string":
             return value in typing.cast(list[JsonValue], schema["enum"])
         case _:

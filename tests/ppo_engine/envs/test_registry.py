@@ -98,6 +98,10 @@ def test_no_argument_of_any_environment_is_a_free_string() -> None:
         ("FrozenLake-v1", {"map_name": "../map"}, "/env/kwargs/map_name"),
         ("Hopper-v5", {"healthy_z_range": [0.7]}, "/env/kwargs/healthy_z_range"),
         ("Hopper-v5", {"healthy_z_range": [0.7, "x"]}, "/env/kwargs/healthy_z_range"),
+        ("Pendulum-v1", {"g": 10**400}, "/env/kwargs/g"),
+        ("Pendulum-v1", {"g": {"x": -(10**5000)}}, "/env/kwargs/g"),
+        ("HalfCheetah-v5", {"frame_skip": 10**5000}, "/env/kwargs/frame_skip"),
+        ("Hopper-v5", {"healthy_z_range": [0.7, 10**400]}, "/env/kwargs/healthy_z_range"),
     ],
 )
 def test_an_argument_outside_the_schema_is_refused_with_its_pointer(

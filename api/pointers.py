@@ -1,6 +1,6 @@
 """Validation errors as faults: one per thing that is wrong, with its JSON Pointer, and without what was sent."""
 
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -37,7 +37,10 @@ def body_faults(entries: Sequence[Mapping[str, Any]], body: object) -> list[Faul
 
 
 def unstorable(value: object) -> Iterator[Fault]:
-    """What is valid JSON, or passes for it, and cannot be stored: NUL, half a surrogate pair, NaN, too deep a nest."""
+    """What is valid JSON, or passes for it, and cannot be stored: NUL, half a surrogate pair, NaN, too deep a nest.
+
+    An integer beyond every float is infinite to most readers of JSON, and to whoever computes with it.
+    """
     pending: list[tuple[object, _Path, int]] = [(value, None, 0)]
     while pending:
         current, path, depth = pending.pop()
@@ -56,7 +59,7 @@ def _value_faults(value: object, depth: int) -> Iterator[str]:
     """What is wrong with the value itself and, of an object, with its names."""
     if isinstance(value, str):
         yield from _text_faults(value)
-    elif isinstance(value, float) and not math.isfinite(value):
+    elif isinstance(value, int | float) and not abs(value) <= sys.float_info.max:  # Nor is NaN.
         yield "must be a finite number"
     elif isinstance(value, dict | list) and depth == MAX_DEPTH:
         yield f"is nested deeper than {MAX_DEPTH} levels"

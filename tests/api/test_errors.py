@@ -95,6 +95,8 @@ def test_a_spec_that_cannot_be_trained_is_refused_with_a_pointer_per_fault(clien
         ('{"env": {"id": "CartPole-v1"}, "ppo": {"gamma": NaN}}', "/ppo/gamma"),
         ('{"env": {"id": "CartPole-v1"}, "ppo": {"gamma": 1e999}}', "/ppo/gamma"),
         ('{"env": {"id": "CartPole-v1", "kwargs": {"x": -Infinity}}}', "/env/kwargs/x"),
+        ('{"env": {"id": "Pendulum-v1", "kwargs": {"g": 1' + "0" * 400 + "}}}", "/env/kwargs/g"),
+        ('{"env": {"id": "Pendulum-v1", "kwargs": {"g": [-1' + "0" * 400 + "]}}}", "/env/kwargs/g/0"),
         ('{"env": {"id": "CartPole-v1", "kwargs": {"x": "\\ud800"}}}', "/env/kwargs/x"),
         ('{"env": {"id": "CartPole-v1"}, "name": "\\ud800"}', "/name"),
         ('{"env": {"id": "CartPole-v1", "kwargs": {"x": ' + "[" * 70 + "]" * 70 + "}}}", "/env/kwargs/x" + "/0" * 61),

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import TypeAlias
+from types import UnionType
+from typing import Annotated, TypeAlias, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -49,8 +50,8 @@ def with_settings(document: Mapping[str, object], assignments: Sequence[str]) ->
 
 
 def field_paths() -> list[str]:
-    """Every field of a spec as a dotted path: `seed`, `env`, `env.id`, …"""
-    return list(_paths(TrainingSpec, ""))
+    """Every field of a spec as a dotted path: `seed`, `env`, `env.id`, …; those of optional sections, too."""
+    return list(_paths([TrainingSpec], ""))
 
 
 def _assign(document: Document, assignment: str) -> Iterator[FieldFault]:
@@ -67,7 +68,9 @@ def _assign(document: Document, assignment: str) -> Iterator[FieldFault]:
     *parents, name = path.split(".")
     place: object = document
     for parent in parents:
-        place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+        if isinstance(place, dict) and place.get(parent) is None:
+            place[parent] = {}
+        place = place[parent] if isinstance(place, dict) else None
     if isinstance(place, dict):
         place[name] = _value(path, text)
     else:
@@ -84,45 +87,62 @@ def _value(path: str, text: str) -> object:
 
 
 def _is_known(path: str) -> bool:
-    """Whether the path leads to a field, into an open mapping, or into a value that may be an object."""
-    model: type[BaseModel] = TrainingSpec
-    names = path.split(".")
-    for name in names:
-        if name not in model.model_fields:
+    """Whether the path leads to a field, or into an open mapping."""
+    kinds: Sequence[object] = [TrainingSpec]
+    for name in path.split("."):
+        if dict in kinds:
+            return True
+        fields = _fields_of(kinds)
+        if name not in fields:
             return False
-        inner = _model_of(model, name)
-        if inner is None:
-            annotation = str(model.model_fields[name].annotation)
-            is_open = "dict" in annotation or "LinearSchedule" in annotation
-            return name == names[-1] or is_open
-        model = inner
+        kinds = fields[name]
     return True
 
 
-def _model_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    annotation = model.model_fields[name].annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+def _fields_of(kinds: Sequence[object]) -> dict[str, list[object]]:
+    """The fields of those types that are models, each with the types that it may have."""
+    fields: dict[str, list[object]] = {}
+    for kind in kinds:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            for name, field in kind.model_fields.items():
+                fields.setdefault(name, []).extend(_kinds(field.annotation))
+    return fields
 
 
-def _paths(model: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name in model.model_fields:
+def _kinds(annotation: object) -> Iterator[object]:
+    """The types that an annotation allows: of `AtariSpec | None` both, of `dict[str, str]` dict."""
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        for part in get_args(annotation):
+            yield from _kinds(part)
+    elif origin is Annotated:
+        yield from _kinds(get_args(annotation)[0])
+    else:
+        yield origin or annotation
+
+
+def _paths(kinds: Sequence[object], prefix: str) -> Iterator[str]:
+    for name, inner in _fields_of(kinds).items():
         yield prefix + name
-        inner = _model_of(model, name)
-        if inner is not None:
-            yield from _paths(inner, f"{prefix}{name}.")
+        yield from _paths(inner, f"{prefix}{name}.")
 
 
 def _suggestion(path: str) -> str:
-    """`; did you mean …?`: the same name elsewhere in the spec, else names that are spelt much like it."""
-    known = field_paths()
+    """`; did you mean …?`: a name beside it that is spelt much like it, else the same or such a one elsewhere."""
+    known = sorted(field_paths(), key=lambda candidate: candidate.count("."))
     parent, _, last = path.rpartition(".")
-    if parent in known and not any(candidate.startswith(f"{parent}.") for candidate in known):
+    beside = [candidate for candidate in known if candidate.rpartition(".")[0] == parent]
+    if parent in known and not beside:
         return ""
     same_name = [candidate for candidate in known if candidate.rpartition(".")[2] == last]
-    similar_name = get_close_matches(last, {candidate.rpartition(".")[2] for candidate in known}, n=2, cutoff=0.8)
-    similar = [candidate for name in similar_name for candidate in known if candidate.rpartition(".")[2] == name]
-    matches = same_name or similar or get_close_matches(path, known, n=2)
+    matches = _alike(last, beside) or same_name or _alike(last, known) or get_close_matches(path, known, n=2)
     return f"; did you mean {' or '.join(dict.fromkeys(matches))}?" if matches else ""
+
+
+def _alike(name: str, candidates: Sequence[str]) -> list[str]:
+    """The paths whose last name is spelt much like this one, the closest first."""
+    names = get_close_matches(name, {candidate.rpartition(".")[2] for candidate in candidates}, n=2, cutoff=0.8)
+    return [candidate for near in names for candidate in candidates if candidate.rpartition(".")[2] == near]
 
 
 def _faults(errors: Sequence[ErrorDetails], document: Mapping[str, object]) -> list[FieldFault]:

@@ -19,6 +19,11 @@ def faults_of(document: dict[str, object]) -> set[FieldFault]:
         ("ppo.gamma=0.98", {"ppo": {"gamma": 0.98}}),
         ("ppo.learning_rate.initial=1e-3", {"ppo": {"learning_rate": {"initial": 0.001}}}),
         ('ppo.learning_rate={"initial": 1, "final": 0.5}', {"ppo": {"learning_rate": {"initial": 1, "final": 0.5}}}),
+        ("ppo.learning_rate.kind=kl_adaptive", {"ppo": {"learning_rate": {"kind": "kl_adaptive"}}}),
+        ("ppo.critic.learning_rate.final=0", {"ppo": {"critic": {"learning_rate": {"final": 0}}}}),
+        ("ppo.kl_penalty.kind=dual", {"ppo": {"kl_penalty": {"kind": "dual"}}}),
+        ("ppo.trpo.max_kl=0.02", {"ppo": {"trpo": {"max_kl": 0.02}}}),
+        ("env.atari.frame_skip=2", {"env": {"id": "CartPole-v1", "atari": {"frame_skip": 2}}}),
         ("env.kwargs.continuous=true", {"env": {"id": "CartPole-v1", "kwargs": {"continuous": True}}}),
         ("preset=default", {"preset": "default"}),
         ("policy.hidden_sizes=[32, 32]", {"policy": {"hidden_sizes": [32, 32]}}),
@@ -48,6 +53,16 @@ def test_later_settings_win_and_the_document_that_was_given_stays() -> None:
         ("gamma=1", FieldFault("/gamma", "unknown field; did you mean ppo.gamma?")),
         ("n_env=3", FieldFault("/n_env", "unknown field; did you mean env.n_envs?")),
         ("ppo.gamma.x=1", FieldFault("/ppo/gamma/x", "unknown field")),
+        ("ppo.gamma.x.y=1", FieldFault("/ppo/gamma/x/y", "unknown field; did you mean ppo.gamma?")),
+        ("ppo.trpo.max_lk=1", FieldFault("/ppo/trpo/max_lk", "unknown field; did you mean ppo.trpo.max_kl?")),
+        (
+            "ppo.clip_range.inital=1",
+            FieldFault("/ppo/clip_range/inital", "unknown field; did you mean ppo.clip_range.initial?"),
+        ),
+        (
+            "env.atari.frameskip=2",
+            FieldFault("/env/atari/frameskip", "unknown field; did you mean env.atari.frame_skip?"),
+        ),
         ("zzz=1", FieldFault("/zzz", "unknown field")),
         ("ppo.gamma", FieldFault("", "'ppo.gamma' is no setting of the form ppo.gamma=0.98")),
         ("=1", FieldFault("", "'=1' is no setting of the form ppo.gamma=0.98")),
@@ -59,6 +74,12 @@ def test_a_path_that_leads_nowhere_is_answered_with_what_may_have_been_meant(
     with pytest.raises(InvalidRequest) as caught:
         with_settings(BASE, [assignment])
     assert caught.value.errors == (fault,)
+
+
+def test_a_setting_within_a_section_that_is_null_makes_the_section() -> None:
+    """As in a spec that was read from the service, where optional sections are null."""
+    document: dict[str, object] = {"ppo": {"trpo": None}}
+    assert with_settings(document, ["ppo.trpo.max_kl=0.02"]) == {"ppo": {"trpo": {"max_kl": 0.02}}}
 
 
 def test_a_setting_below_a_value_that_is_no_object_is_a_fault() -> None:
@@ -100,7 +121,12 @@ def test_a_spec_without_an_environment_says_what_is_required() -> None:
 
 
 def test_field_paths_hold_every_hyperparameter() -> None:
-    assert {"env.id", "ppo.gamma", "checkpoints.every_seconds", "seed", "policy"} <= set(field_paths())
+    paths = field_paths()
+    assert {"env.id", "ppo.gamma", "checkpoints.every_seconds", "seed", "policy"} <= set(paths)
+    assert {"env.atari", "env.atari.frame_skip", "ppo.kl_penalty.kind", "ppo.trpo.max_kl"} <= set(paths)
+    # Of a field that takes one of several objects, the fields of all of them, once.
+    assert {"ppo.learning_rate.final", "ppo.learning_rate.factor", "ppo.critic.learning_rate.initial"} <= set(paths)
+    assert len(paths) == len(set(paths))
 
 
 def test_what_was_not_set_is_not_sent() -> None:

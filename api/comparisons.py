@@ -1,22 +1,21 @@
 """Groups of jobs, compared over their seeds; a winner is named only where the data carry it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from itertools import combinations, pairwise
+from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
 from api.errors import ProblemError
-from ppo_engine.spec import TrainingSpec
+from api.terms import Score, Terms, difference, terms_of_evaluation, terms_of_training
+from ppo_engine.spec import EvaluationPlan, TrainingSpec
 from ppo_jobs.repository import evaluations, jobs
-from ppo_jobs.schemas import Comparison, Fault, GroupPair, GroupSummary, Job, LeftOut, Seed
+from ppo_jobs.schemas import Comparison, Evaluation, Fault, GroupPair, GroupSummary, Job, LeftOut, Seed
 from ppo_jobs.states import JobStatus
 
 if TYPE_CHECKING:
     from ppo_engine.aggregates import Interval
-
-Score: TypeAlias = Literal["evaluation", "eval/mean_reward", "rollout/ep_rew_mean"]
 
 FEWEST_SEEDS = 6
 """Of each group, for there to be a winner. Between two groups that are equal, the interval of the probability of
@@ -60,14 +59,20 @@ def listed_group(session: Session, tenant_id: str, name: str, ids: Sequence[str]
 def compare(session: Session, tenant_id: str, groups: Sequence[Group], score: Score) -> Comparison:
     """
     Raises:
-        ProblemError: 422, they are not on one environment, or not disjoint.
+        ProblemError: 422, they are not disjoint, or their scores were not earned under the same terms.
     """
     # Imports scipy.stats, which takes a second that only this endpoint needs.
     from ppo_engine.aggregates import probability_bootstrap, probability_of_improvement
 
     _require_disjoint(groups)
-    env_id = _one_environment(groups)
-    summaries = [_summary(session, tenant_id, group, score) for group in groups]
+    members = [job for group in groups for job in group.jobs]
+    specs = {job.id: TrainingSpec.model_validate(job.resolved_spec) for job in members}
+    _require_same_terms({id: terms_of_training(spec, score) for id, spec in specs.items()}, score)
+    played = _evaluations_of(session, tenant_id, members) if score == "evaluation" else {}
+    summaries = [_summary(group, score, played) for group in groups]
+    # Evaluations that do not count may have other terms.
+    counted = [played[seed.job_id] for summary in summaries for seed in summary.seeds if seed.job_id in played]
+    _require_same_terms({f"{found.job_id} ({found.id})": _terms_of(found) for found in counted}, score)
     pairs = []
     for a, b in combinations(summaries, 2):
         ours, theirs = _scores(a), _scores(b)
@@ -81,6 +86,7 @@ def compare(session: Session, tenant_id: str, groups: Sequence[Group], score: Sc
             )
         )
     winner, reason = judge(summaries, pairs)
+    env_id = specs[members[0].id].env.id
     return Comparison(score=score, env_id=env_id, groups=summaries, pairs=pairs, winner=winner, reason=reason)
 
 
@@ -140,30 +146,20 @@ def _require_disjoint(groups: Sequence[Group]) -> None:
             owners[job.id] = group.name
 
 
-def _one_environment(groups: Sequence[Group]) -> str:
-    first = groups[0].jobs[0]
-    for group in groups:
-        for job in group.jobs:
-            if _environment(job) != _environment(first):
-                detail = f"{first.id} and {job.id} were not trained on one environment: {_told(first)}, {_told(job)}"
-                raise refused("group", detail)
-    return _told(first)
+def _require_same_terms(terms: Mapping[str, Terms], score: Score) -> None:
+    for (first, ours), (second, theirs) in pairwise(terms.items()):
+        if differs := difference(ours, theirs):
+            raise refused("group", f"{first} and {second} cannot be compared by {score}: {differs}")
 
 
-def _environment(job: Job) -> dict[str, object]:
-    """What makes returns comparable: all but how its copies are stepped."""
-    env = TrainingSpec.model_validate(job.resolved_spec).env
-    return env.model_dump(exclude={"n_envs", "vectorization", "step_timeout_seconds"})
+def _terms_of(evaluation: Evaluation) -> Terms:
+    return terms_of_evaluation(EvaluationPlan.model_validate(evaluation.resolved_spec))
 
 
-def _told(job: Job) -> str:
-    return str(_environment(job)["id"])
-
-
-def _summary(session: Session, tenant_id: str, group: Group, score: Score) -> GroupSummary:
+def _summary(group: Group, score: Score, played: Mapping[str, Evaluation]) -> GroupSummary:
     from ppo_engine.aggregates import interquartile_mean, interquartile_mean_bootstrap, mean_bootstrap
 
-    scores = _scores_of(session, tenant_id, group.jobs, score)
+    scores = _scores_of(group.jobs, score, played)
     newest = {job.resolved_spec["seed"]: job.id for job in sorted(group.jobs, key=lambda job: job.id)}
     seeds, left_out = [], []
     for job in group.jobs:
@@ -191,12 +187,17 @@ def _summary(session: Session, tenant_id: str, group: Group, score: Score) -> Gr
     )
 
 
-def _scores_of(session: Session, tenant_id: str, members: Sequence[Job], score: Score) -> dict[str, float]:
+def _evaluations_of(session: Session, tenant_id: str, members: Sequence[Job]) -> dict[str, Evaluation]:
+    """By job, the newest evaluation of its final checkpoint that succeeded."""
+    finals = [job.final_checkpoint_id for job in members if job.final_checkpoint_id is not None]
+    found = evaluations.newest_succeeded(session, tenant_id, finals)
+    return {evaluation.job_id: evaluation for evaluation in found}
+
+
+def _scores_of(members: Sequence[Job], score: Score, played: Mapping[str, Evaluation]) -> dict[str, float]:
     if score != "evaluation":
         return {job.id: job.latest_metrics[score] for job in members if score in job.latest_metrics}
-    finals = {job.final_checkpoint_id: job.id for job in members if job.final_checkpoint_id is not None}
-    results = evaluations.newest_results(session, tenant_id, list(finals))
-    return {finals[checkpoint_id]: result.mean_reward for checkpoint_id, result in results.items()}
+    return {id: evaluation.result.mean_reward for id, evaluation in played.items() if evaluation.result is not None}
 
 
 def _lacks(score: Score) -> str:

@@ -173,7 +173,7 @@ class Client:
 
         Raises:
             NotFound: there is no such group or job.
-            InvalidRequest: they are not on one environment, or not disjoint.
+            InvalidRequest: they are not disjoint, or their scores were not earned under the same terms.
         """
         return compare_groups(self._transport, groups, score)
 

@@ -6,8 +6,9 @@ from fastapi import APIRouter, Query
 from pydantic import StringConstraints
 
 from api.answers import problems
-from api.comparisons import MOST_GROUPS, Score, compare, listed_group, named_group, refused
+from api.comparisons import MOST_GROUPS, compare, listed_group, named_group, refused
 from api.dependencies import PrincipalOf, ServicesOf
+from api.terms import Score
 from ppo_jobs.schemas import Comparison
 
 router = APIRouter(prefix="/v1/comparisons", tags=["comparisons"])
@@ -42,7 +43,9 @@ def compare_groups(
     """Compare groups of jobs over their seeds: interquartile means, and the probability that one improves on another.
 
     A winner is named only where each group is complete and has seeds enough, and the interval of its probability of
-    improvement over every other group is above 0.5; else `reason` says what is missing.
+    improvement over every other group is above 0.5; else `reason` says what is missing. Scores that were not earned
+    under the same terms are refused with what differs: another task, or evaluations of which some cut episodes
+    elsewhere or sampled actions.
     """
     if not 2 <= len(group) + len(jobs) <= MOST_GROUPS:
         raise refused("group", f"name two to {MOST_GROUPS} groups, with group=… or jobs=…")

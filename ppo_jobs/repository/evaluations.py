@@ -173,15 +173,15 @@ def set_result(session: Session, job_id: str, attempt: int, result: dict[str, Js
         raise LeaseLost(job_id, attempt)
 
 
-def newest_results(session: Session, tenant_id: str, checkpoint_ids: Sequence[str]) -> dict[str, EvaluationResult]:
-    """Of each of these checkpoints that was evaluated, what the newest evaluation that succeeded came to."""
+def newest_succeeded(session: Session, tenant_id: str, checkpoint_ids: Sequence[str]) -> list[Evaluation]:
+    """Of each of these checkpoints that was evaluated, the newest evaluation that succeeded."""
     rows = session.execute(
-        select(_jobs.c.parent, _jobs.c.result)
+        select(_jobs)
         .where(_jobs.c.tenant_id == tenant_id, _jobs.c.kind == JobKind.EVALUATE)
         .where(_jobs.c.status == JobStatus.SUCCEEDED, _subject("checkpoint_id").in_(checkpoint_ids))
         .order_by(_jobs.c.id)
     )
-    return {row.parent["checkpoint_id"]: EvaluationResult.model_validate(row.result) for row in rows}
+    return _present(session, list({row.parent["checkpoint_id"]: row for row in rows}.values()))
 
 
 def _subject(key: str) -> ColumnElement[str]:

@@ -68,9 +68,17 @@ def register(database: Database) -> None:
         )
 
 
-def insert(database: Database, tenant: str, *, total_timesteps: int = 1000) -> str:
+def insert(
+    database: Database,
+    tenant: str,
+    *,
+    total_timesteps: int = 1000,
+    seed: int = 1,
+    max_episode_steps: int | None = None,
+) -> str:
     """A queued job's id."""
-    spec = {"env": {"id": "CartPole-v1"}, "ppo": {"total_timesteps": total_timesteps}, "seed": 1}
+    env = {"id": "CartPole-v1", "max_episode_steps": max_episode_steps}
+    spec = {"env": env, "ppo": {"total_timesteps": total_timesteps}, "seed": seed}
     with database.write() as session:
         resolved = TrainingSpec.model_validate(spec)
         return jobs.insert_job(session, tenant, spec=spec, resolved=resolved, wants=QueueName.CPU).id
@@ -83,26 +91,45 @@ def trained(
     seed: int,
     score: float | None,
     group: str | None = None,
-    env: dict[str, Any] | None = None,
     status: JobStatus = JobStatus.SUCCEEDED,
+    metric: str = "rollout/ep_rew_mean",
+    **settings: dict[str, Any],
 ) -> str:
-    """The id of a job that has ended with this mean return of training."""
-    spec = {"env": env or {"id": "CartPole-v1"}, "group": group, "seed": seed}
+    """The id of a job that has ended with this score, by its last metrics.
+
+    Args:
+        settings: parts of its spec.
+    """
+    spec = {"env": {"id": "CartPole-v1"}, "group": group, "seed": seed} | settings
     with database.write() as session:
         resolved = TrainingSpec.model_validate(spec)
         job_id = jobs.insert_job(session, tenant, spec=spec, resolved=resolved, wants=QueueName.CPU).id
     assert start(database) == job_id
     if score is not None:
-        data = {"iteration": 1, "timesteps": 10, "metrics": {"rollout/ep_rew_mean": score}}
+        data = {"iteration": 1, "timesteps": 10, "metrics": {metric: score}}
         with database.write() as session:
             claims.append(session, job_id, 1, [claims.Entry(EventType.METRICS, 1, data)])
     finish(database, job_id, status)
     return job_id
 
 
-def evaluate(database: Database, tenant: str, checkpoint_id: str, *, n_episodes: int = 4) -> str:
+def evaluate(
+    database: Database,
+    tenant: str,
+    checkpoint_id: str,
+    *,
+    n_episodes: int = 4,
+    deterministic: bool = True,
+    max_episode_steps: int | None = None,
+) -> str:
     """A queued evaluation's id."""
-    plan = EvaluationPlan(env=EnvSpec(id="CartPole-v1"), n_episodes=n_episodes, seed=1, block_episodes=2)
+    plan = EvaluationPlan(
+        env=EnvSpec(id="CartPole-v1", max_episode_steps=max_episode_steps),
+        n_episodes=n_episodes,
+        seed=1,
+        deterministic=deterministic,
+        block_episodes=2,
+    )
     with database.write() as session:
         return evaluations.insert_evaluation(session, tenant, checkpoint_id, spec={}, plan=plan, wants=QueueName.CPU).id
 

@@ -1,6 +1,7 @@
 """Laws of comparisons: what is counted, and when there is a winner."""
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,35 +117,119 @@ def test_a_job_without_the_score_is_named(client, group):
     assert "no evaluation of its final checkpoint" in evaluated["reason"]
 
 
-def test_the_newest_evaluation_of_the_final_checkpoint_is_the_score(client, database, tenant, artifacts, tmp_path):
-    (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "policy.json").write_text("{}")
-    ids = []
-    for _ in range(2):
-        job_id = deployment.insert(database, tenant)
+@pytest.fixture
+def evaluated(database, tenant, artifacts, tmp_path):
+    """Makes a job whose final checkpoint was evaluated once by each of the rules, the last being the newest."""
+
+    def made(*rules: dict[str, Any], returns=(3.0, 5.0), seed: int = 1, max_episode_steps: int | None = None) -> str:
+        job_id = deployment.insert(database, tenant, seed=seed, max_episode_steps=max_episode_steps)
+        files = tmp_path / job_id
+        files.mkdir()
+        (files / "policy.json").write_text("{}")
         deployment.start(database)
-        checkpoint_id = deployment.store(database, artifacts, job_id, tmp_path / "files", final=True)
+        checkpoint_id = deployment.store(database, artifacts, job_id, files, final=True)
         deployment.finish(database, job_id)
-        for returns in ([0.0, 0.0], [3.0, 5.0]):
-            deployment.play(database, deployment.evaluate(database, tenant, checkpoint_id, n_episodes=2), returns)
+        for rule in rules:
+            deployment.play(database, deployment.evaluate(database, tenant, checkpoint_id, **rule), returns)
+        return job_id
+
+    return made
+
+
+def by_evaluation(client, *groups: str):
+    return client.get("/v1/comparisons", params={"jobs": list(groups), "score": "evaluation"})
+
+
+def test_the_newest_evaluation_of_the_final_checkpoint_is_the_score(client, database, tenant, evaluated):
+    ids = [evaluated({}) for _ in range(2)]
+    for id in ids:
+        checkpoint_id = client.get(f"/v1/jobs/{id}").json()["final_checkpoint_id"]
+        deployment.play(database, deployment.evaluate(database, tenant, checkpoint_id), [7.0, 9.0])
         client.post(f"/v1/evaluations/{deployment.evaluate(database, tenant, checkpoint_id)}/cancel")
-        ids.append(job_id)
-    comparison = client.get("/v1/comparisons", params={"jobs": ids, "score": "evaluation"}).json()
+    comparison = by_evaluation(client, *ids).json()
     assert [group["name"] for group in comparison["groups"]] == ["jobs 1", "jobs 2"]
-    assert [group["mean"] for group in comparison["groups"]] == [4.0, 4.0]
+    assert [group["mean"] for group in comparison["groups"]] == [8.0, 8.0]
 
 
-def test_another_environment_is_refused(client, group):
-    group("a", [1, 2])
-    group("other", [1], env={"id": "Pendulum-v1"})
-    group("longer", [1], env={"id": "CartPole-v1", "max_episode_steps": 900})
-    group("arguments", [1], env={"id": "CartPole-v1", "kwargs": {"sutton_barto_reward": True}})
-    group("wider", [1, 2], env={"id": "CartPole-v1", "n_envs": 3})
-    for name in ("other", "longer", "arguments"):
-        answer = compared(client, "a", name)
-        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), name
-        assert "one environment" in answer.json()["detail"]
-    assert compared(client, "a", "wider").status_code == 200
+def test_evaluations_by_other_rules_are_refused_with_what_differs(client, evaluated):
+    a = evaluated({})
+    for rule, differs in (
+        ({"deterministic": False}, "deterministic is true and false"),
+        ({"max_episode_steps": 10}, "env.max_episode_steps is null and 10"),
+        (
+            {"max_episode_steps": 10, "deterministic": False},
+            "env.max_episode_steps is null and 10, deterministic is true and false",
+        ),
+    ):
+        b = evaluated({}, rule)
+        played = client.get("/v1/evaluations", params={"job_id": b}).json()["data"][0]["id"]
+        answer = by_evaluation(client, a, b)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), rule
+        (fault,) = answer.json()["errors"]
+        assert f"{b} ({played})" in fault["message"] and a in fault["message"]
+        assert fault["message"].endswith(f" cannot be compared by evaluation: {differs}")
+        assert compared(client, jobs=[a, b]).status_code == 200
+
+
+def test_only_the_newest_evaluations_of_the_jobs_that_count_must_share_their_rules(client, evaluated):
+    older = evaluated({"deterministic": False})
+    newer = evaluated({"max_episode_steps": 10}, {"n_episodes": 2})
+    comparison = by_evaluation(client, f"{older},{newer}", evaluated({"n_episodes": 6}, returns=[1.0] * 6)).json()
+    assert [group["n_seeds"] for group in comparison["groups"]] == [1, 1]
+    # One rule for both, whatever each was trained by.
+    shorter = evaluated({"max_episode_steps": 500}, max_episode_steps=100)
+    assert by_evaluation(client, shorter, evaluated({"max_episode_steps": 500})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("env", "differs"),
+    [
+        ({"id": "Pendulum-v1"}, 'env.id is "CartPole-v1" and "Pendulum-v1"'),
+        ({"id": "CartPole-v1", "max_episode_steps": 900}, "env.max_episode_steps is null and 900"),
+        (
+            {"id": "CartPole-v1", "kwargs": {"sutton_barto_reward": True}, "frame_stack": 2},
+            "env.kwargs.sutton_barto_reward is not set and true",
+        ),
+        ({"id": "CartPole-v1", "atari": {"frame_skip": 2}}, "env.atari.frame_skip is 4 and 2"),
+    ],
+)
+def test_another_environment_is_refused_with_what_differs(client, group, env, differs):
+    (first,) = group("a", [1])
+    (other,) = group("b", [1], env=env)
+    answer = compared(client, "a", "b")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    message = f"{first} and {other} cannot be compared by rollout/ep_rew_mean: {differs}"
+    assert answer.json()["errors"] == [{"pointer": "group", "message": message}]
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"n_envs": 3, "vectorization": "process", "step_timeout_seconds": 1.0},
+        {"frame_stack": 4},
+        {"action_masks": True},
+        {"atari": {}},
+        {"atari": {"terminal_on_life_loss": False, "clip_rewards": False, "screen_size": 64, "grayscale": False}},
+    ],
+)
+def test_how_a_policy_sees_an_environment_and_learns_from_it_makes_it_no_other_one(client, group, env):
+    group("a", [1])
+    group("b", [1], env={"id": "CartPole-v1"} | env)
+    answer = compared(client, "a", "b")
+    assert answer.status_code == 200, answer.text
+
+
+def test_evaluations_of_training_are_compared_where_they_chose_actions_alike(client, group):
+    sampled = {"every_timesteps": 10, "deterministic": False}
+    (first,) = group("a", [1], metric="eval/mean_reward")
+    (other,) = group("b", [1], metric="eval/mean_reward", evaluation=sampled)
+    group("c", [1], metric="eval/mean_reward", evaluation={"every_timesteps": 20, "n_episodes": 3})
+    answer = compared(client, "a", "b", score="eval/mean_reward")
+    assert answer.status_code == 422
+    message = f"{first} and {other} cannot be compared by eval/mean_reward: evaluation.deterministic is true and false"
+    assert answer.json()["errors"] == [{"pointer": "group", "message": message}]
+    assert compared(client, "a", "c", score="eval/mean_reward").status_code == 200
+    assert compared(client, "a", "b").status_code == 200
 
 
 def test_nonsense_and_what_is_not_there_are_refused(client, stranger, group):

@@ -96,4 +96,4 @@ def test_another_tenants_evaluation_is_not_there(database: Database, tenant: str
         with pytest.raises(CheckpointNotFound):
             evaluate(session, other, checkpoint_id)
         assert evaluations.list_evaluations(session, other, limit=9).data == []
-        assert evaluations.newest_results(session, other, [checkpoint_id]) == {}
+        assert evaluations.newest_succeeded(session, other, [checkpoint_id]) == []

@@ -4,6 +4,7 @@ A rule looks at one iteration. What it sees becomes a finding once it has been t
 and is told of once; it may be told of again after as many iterations without it. Findings change nothing in training.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -24,6 +25,8 @@ ENTROPY_SHARE = 0.05
 """Of the first iteration's entropy, or standard deviation: below it in the first half of training, little is tried."""
 EXPLAINED = 0.2
 """Of the variance of returns: a critic that reached it has learnt something."""
+ROUNDING = 1e-12
+"""Relative: the mean of equal returns differs from them by about 1e-16, and by how much depends on their number."""
 SATURATION_LIMIT = 0.95
 VALUE_LOSS_RATIO = 1e4
 """vf_coef · value loss over the entropy bonus and surrogate, which are of order 1: the policy's share of a clipped
@@ -96,7 +99,7 @@ class Diagnosis:
         state = self._state
         for key in WATCHED_FROM_THE_START & metrics.keys():
             state.first.setdefault(key, metrics[key])
-        state.varied = state.varied or metrics.get(RETURN) != state.first.get(RETURN)
+        state.varied = state.varied or not _is_as_first(metrics.get(RETURN), state.first.get(RETURN))
         state.explained = state.explained or metrics.get(EXPLAINED_VARIANCE, 0.0) > EXPLAINED
         view = View(self._spec, metrics, state.first, state.varied, state.explained, fraction_done)
         return tuple(
@@ -247,6 +250,10 @@ RULES: Mapping[Code, tuple[Callable[[View], Symptom | None], int]] = {
 
 def _evidence(view: View, key: str, limit: float) -> dict[str, float]:
     return {key: view.metrics[key], "limit": limit}
+
+
+def _is_as_first(value: float | None, first: float | None) -> bool:
+    return value is None or first is None or math.isclose(value, first, rel_tol=ROUNDING)
 
 
 def _slower(spec: TrainingSpec) -> dict[str, JsonValue]:

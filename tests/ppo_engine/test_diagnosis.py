@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ppo_engine.diagnosis import RULES, Diagnosis, Finding
 from ppo_engine.envs.catalogue import describe_environment
+from ppo_engine.metrics import EpisodeStatistics
 from ppo_engine.presets import resolve
 from ppo_engine.spec import TrainingSpec, settings_made
 from ppo_engine.trainer import Trainer
@@ -101,6 +103,25 @@ def test_a_return_that_varied_once_is_not_dead_when_it_stays() -> None:
     diagnosis = Diagnosis(spec_of())
     diagnosis.judge({**HEALTHY, "rollout/ep_rew_mean": 9.0}, fraction_done=0.0)
     assert all(not diagnosis.judge(HEALTHY, fraction_done=0.1) for _ in range(50))
+
+
+@pytest.mark.parametrize("reward", [0.1, -0.7, 0.3, 1.0])
+def test_equal_returns_do_not_vary_although_their_means_differ_in_the_last_bit(reward: float) -> None:
+    statistics, diagnosis = EpisodeStatistics(2), Diagnosis(spec_of())
+    done = np.zeros((10, 2), bool)
+    done[-1] = True
+    codes = []
+    for _ in range(60):
+        statistics.update(np.full((10, 2), reward), done, np.ones((10, 2), bool))
+        codes += [finding.code for finding in diagnosis.judge(statistics.metrics(), fraction_done=0.1)]
+    assert codes == ["reward_never_varies"]
+
+
+def test_a_return_varies_where_one_in_a_hundred_differs_by_a_billionth() -> None:
+    diagnosis = Diagnosis(spec_of())
+    diagnosis.judge({**HEALTHY, "rollout/ep_rew_mean": -10.0 * (1 + 1e-11)}, fraction_done=0.0)
+    same = {**HEALTHY, "rollout/ep_rew_mean": -10.0}
+    assert all(not diagnosis.judge(same, fraction_done=0.1) for _ in range(50))
 
 
 def test_a_critic_that_once_explained_the_returns_is_not_blamed_when_they_hardly_vary_any_more() -> None:

@@ -18,6 +18,7 @@ from ppo_engine.distributions import (
     SquashedGaussian,
     StateDependentGaussian,
 )
+from ppo_engine.distributions.continuous import within_bounds
 from ppo_engine.distributions.densities import gaussian, squashed_gaussian
 from ppo_engine.envs.spaces import ActionSpace, Rows
 from ppo_engine.images import Image, network_for, policy_faults, seen_as_images
@@ -214,6 +215,21 @@ class Policy(nn.Module):
     def metrics(self) -> dict[str, float]:
         """What of the policy itself is worth watching."""
         return {"train/std": float(self.log_std.detach().exp().mean())} if self.log_std.numel() else {}
+
+    @torch.no_grad()
+    def metrics_of(self, outputs: Tensor, valid: NDArray[np.bool_]) -> dict[str, float]:
+        """What is worth watching of outputs that it acted by: the standard deviations, where states have their own.
+
+        Their entropy would not do: that of numbers may be negative, and no share of it says how narrow they became.
+
+        Args:
+            outputs: [T, N, outputs] of the action head.
+            valid: [T, N]; the others weigh nothing.
+        """
+        if not self.distribution.log_stds:
+            return {}
+        log_std = within_bounds(outputs[..., -self.distribution.log_stds :])
+        return {"train/std": float(log_std.exp()[torch.from_numpy(valid).to(self.device)].mean())}
 
     def named_views(self, flat: Tensor) -> dict[str, Tensor]:
         """Views of `flat` [P], this policy's own or one laid out like it, by the names that files bear."""

@@ -138,9 +138,10 @@ class Learner:
         if self.value_normalizer is not None:
             rollout = take_in_returns(rollout, rewards, self.ppo, self.value_normalizer, self.policy)
         batch = self.batch(rollout, rewards)
+        metrics = self.policy.metrics_of(rollout.outputs, rollout.valid)
         if not self.ppo.recompute_advantages:
-            return self.update(batch, now)
-        return self.update(batch, now, estimate_again=lambda: self.batch(self.revalued(rollout), rewards))
+            return self.update(batch, now) | metrics
+        return self.update(batch, now, estimate_again=lambda: self.batch(self.revalued(rollout), rewards)) | metrics
 
     def update(
         self, batch: Minibatch, now: Coefficients, *, estimate_again: Callable[[], Minibatch] | None = None

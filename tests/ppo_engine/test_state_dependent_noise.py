@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ppo_engine import deviations
+from ppo_engine.components import build
 from ppo_engine.distributions import ExploringGaussian, StateDependentGaussian
 from ppo_engine.distributions.continuous import within_bounds
 from ppo_engine.distributions.densities import gaussian, squashed_gaussian
@@ -277,3 +278,33 @@ def test_the_distributions_of_a_gaussian_are_plain_ones_with_the_moments_said() 
         actions = torch.tensor([[0.9]], dtype=torch.float64)
         expected = gaussian(*distribution.moments(outputs, log_std), actions)
         assert distribution.log_probs_and_entropies(outputs, log_std, actions) == expected
+
+
+@pytest.mark.parametrize("policy", [{}, {"squash_output": True}, {"memory": "gru", "sequence_length": 8}])
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "test/DictAction-v0"])
+def test_the_standard_deviation_that_a_network_gives_is_a_metric(
+    env_id: str, policy: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_plugin(monkeypatch)
+    by_network = {"state_dependent_std": True, "log_std_init": -2.0, **policy}
+    [first] = run(Trainer(spec_of(env_id, policy=by_network)), 1)
+    assert first.metrics is not None
+    # The layer's weights are small: a state moves the deviation by some percent.
+    assert first.metrics["train/std"] == pytest.approx(math.exp(-2), rel=0.05)
+
+
+def test_the_metric_is_the_mean_over_columns_and_valid_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else the action is made of, log-stds are the last outputs."""
+    add_plugin(monkeypatch)
+    policy = build(resolve(spec_of("test/DictAction-v0", policy={"state_dependent_std": True})), 1).policy
+    outputs = torch.full((3, 1, policy.distribution.outputs), 9.0)
+    outputs[..., -policy.distribution.log_stds :] = torch.tensor([0.5, 0.25, 2.0]).log().view(3, 1, 1)
+    valid = np.array([[True], [True], [False]])
+    assert policy.metrics_of(outputs, valid) == {"train/std": pytest.approx((0.5 + 0.25) / 2)}
+
+
+def test_a_small_deviation_that_stays_is_no_collapse() -> None:
+    """The entropy of a normal number is negative below a deviation of 0.24, and no share of it means anything."""
+    narrow = {"state_dependent_std": True, "log_std_init": -2.0}
+    trainer = Trainer(spec_of("Pendulum-v1", policy=narrow, ppo={"learning_rate": 1e-6}))
+    assert [finding.code for progress in run(trainer, 6) for finding in progress.findings] == []

@@ -11,7 +11,8 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from ppo_engine.spec import LinearSchedule, TrainingSpec
+from ppo_engine import remedies
+from ppo_engine.spec import TrainingSpec
 
 Code: TypeAlias = Literal[
     "kl_blow_up", "clip_fraction_high", "entropy_collapse", "critic_explains_nothing", "reward_never_varies",
@@ -43,7 +44,7 @@ class Finding(BaseModel):
     evidence: dict[str, float]
     """The numbers that it was found by, under the names of the metrics; `limit` is what they were held against."""
     spec_patch: dict[str, JsonValue]
-    """A change of the spec to try next, as `ppo train --set` or a retry would take it."""
+    """A change of the spec to try next, as `ppo train --set` or a retry would take it; empty where none is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +140,11 @@ def kl_blow_up(view: View) -> Symptom | None:
     kl = view.metrics.get("train/approx_kl")
     if kl is None or kl <= limit:
         return None
-    ppo: dict[str, JsonValue] = {"target_kl": 0.03} if target is None else _slower(view.spec)
     return Symptom(
-        f"approx_kl is {kl:.3g}: an iteration changes the policy too much", _evidence(view, "train/approx_kl", limit),
-        {"ppo": ppo},
-    )  # fmt: skip
+        f"approx_kl is {kl:.3g}: an iteration changes the policy too much",
+        _evidence(view, "train/approx_kl", limit),
+        remedies.smaller_change(view.spec),
+    )
 
 
 def clip_fraction_high(view: View) -> Symptom | None:
@@ -154,7 +155,7 @@ def clip_fraction_high(view: View) -> Symptom | None:
     return Symptom(
         f"{fraction:.0%} of the rows are clipped: steps are too large or epochs too many",
         _evidence(view, "train/clip_fraction", CLIP_FRACTION_LIMIT),
-        {"ppo": _slower(view.spec)},
+        remedies.slower(view.spec),
     )
 
 
@@ -164,11 +165,10 @@ def entropy_collapse(view: View) -> Symptom | None:
     now, first = view.metrics.get(key), view.first.get(key)
     if now is None or first is None or view.fraction_done > 0.5 or now >= ENTROPY_SHARE * first:
         return None
-    coefficient = max(0.01, 2 * _initial(view.spec.ppo.ent_coef))
     return Symptom(
         f"{key} fell from {first:.3g} to {now:.3g} in the first half of training: the policy hardly explores",
         _evidence(view, key, ENTROPY_SHARE * first),
-        {"ppo": {"ent_coef": min(coefficient, 10.0)}},
+        remedies.patch(view.spec, "ppo", ent_coef=remedies.more_exploration(view.spec)),
     )
 
 
@@ -180,17 +180,10 @@ def critic_explains_nothing(view: View) -> Symptom | None:
     explained = view.metrics.get(EXPLAINED_VARIANCE)
     if explained is None or explained > 0 or view.explained:
         return None
-    patch: dict[str, JsonValue]
-    if view.spec.policy.share_features:
-        patch = {"policy": {"share_features": False}}
-    elif not view.spec.normalize.rewards:
-        patch = {"normalize": {"rewards": True}}
-    else:
-        patch = {"ppo": {"n_epochs": min(1000, 2 * view.spec.ppo.n_epochs)}}
     return Symptom(
         f"explained_variance is {explained:.2g}: the critic is no better than the mean return",
         _evidence(view, EXPLAINED_VARIANCE, 0.0),
-        patch,
+        remedies.better_critic(view.spec),
     )
 
 
@@ -199,11 +192,11 @@ def reward_never_varies(view: View) -> Symptom | None:
     value = view.metrics.get(RETURN)
     if value is None or view.varied:
         return None
-    ppo = view.spec.ppo
+    gamma = max(view.spec.ppo.gamma, 0.995)
     return Symptom(
         f"every episode so far returned {value:g}: the reward was never reached, or depends on nothing",
         _evidence(view, RETURN, value),
-        {"ppo": {"ent_coef": min(10.0, max(0.01, 2 * _initial(ppo.ent_coef))), "gamma": max(ppo.gamma, 0.995)}},
+        remedies.patch(view.spec, "ppo", ent_coef=remedies.more_exploration(view.spec), gamma=gamma),
     )
 
 
@@ -215,7 +208,7 @@ def actions_saturated(view: View) -> Symptom | None:
     return Symptom(
         f"{share:.0%} of the actions are at or beyond their bounds",
         _evidence(view, "rollout/saturated_actions", SATURATION_LIMIT),
-        {"policy": {"squash_output": True}},
+        remedies.patch(view.spec, "policy", squash_output=True),
     )
 
 
@@ -224,15 +217,10 @@ def value_loss_dominates(view: View) -> Symptom | None:
     loss = view.metrics.get("train/value_loss")
     if loss is None or view.spec.ppo.vf_coef * loss <= VALUE_LOSS_RATIO:
         return None
-    patch: dict[str, JsonValue] = (
-        {"ppo": {"vf_coef": view.spec.ppo.vf_coef / 10}}
-        if view.spec.normalize.rewards
-        else {"normalize": {"rewards": True}}
-    )
     return Symptom(
         f"the value loss is {loss:.3g}: the scale of the returns drowns the policy's gradient",
         _evidence(view, "train/value_loss", VALUE_LOSS_RATIO / max(view.spec.ppo.vf_coef, 1e-12)),
-        patch,
+        remedies.smaller_value_loss(view.spec),
     )
 
 
@@ -254,16 +242,3 @@ def _evidence(view: View, key: str, limit: float) -> dict[str, float]:
 
 def _is_as_first(value: float | None, first: float | None) -> bool:
     return value is None or first is None or math.isclose(value, first, rel_tol=ROUNDING)
-
-
-def _slower(spec: TrainingSpec) -> dict[str, JsonValue]:
-    """Half the learning rate, of the same schedule."""
-    rate = spec.ppo.learning_rate
-    if isinstance(rate, float):
-        return {"learning_rate": rate / 2}
-    slower: dict[str, JsonValue] = {**rate.model_dump(mode="json"), "initial": rate.initial / 2}
-    return {"learning_rate": slower}
-
-
-def _initial(value: float | LinearSchedule) -> float:
-    return value if isinstance(value, float) else value.initial

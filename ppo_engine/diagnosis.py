@@ -148,7 +148,13 @@ def kl_blow_up(view: View) -> Symptom | None:
 
 
 def clip_fraction_high(view: View) -> Symptom | None:
-    """Most rows are clipped, so that most of the epochs' work moves nothing."""
+    """Most rows are clipped, so that most of the epochs' work moves nothing.
+
+    The fraction is measured under every objective, and with perturbed means it says how far these were thrown.
+    """
+    ppo = view.spec.ppo
+    if ppo.objective not in ("clip", "dual_clip") or ppo.rpo_alpha > 0:
+        return None
     fraction = view.metrics.get("train/clip_fraction")
     if fraction is None or fraction <= CLIP_FRACTION_LIMIT:
         return None

@@ -211,6 +211,26 @@ def patch_of(code: str, **fields: Any) -> dict[str, Any]:
     return finding.spec_patch
 
 
+@pytest.mark.parametrize(
+    ("ppo", "clips"),
+    [
+        ({}, True),
+        ({"objective": "dual_clip"}, True),
+        ({"kl_penalty": {}}, True),
+        ({"objective": "kl_penalty"}, False),
+        ({"objective": "none"}, False),
+        ({"objective": "trpo"}, False),
+        ({"rpo_alpha": 0.5}, False),
+    ],
+)
+def test_much_is_only_clipped_where_the_objective_clips_and_what_it_clips_is_the_policy(
+    ppo: dict[str, Any], clips: bool
+) -> None:
+    """Perturbed means (RPO) put ratios out of range before the first step is made, whatever the learning rate."""
+    found = finding_of(spec_of("Pendulum-v1", preset="default", ppo=ppo), "clip_fraction_high")
+    assert (found is not None) == clips
+
+
 def test_a_trust_region_is_halved_and_stays_what_else_it_is() -> None:
     assert patch_of("kl_blow_up", ppo={"objective": "trpo"}) == {"ppo": {"trpo": {"max_kl": 0.005}}}
     own = {"objective": "trpo", "trpo": {"max_kl": 0.02, "cg_steps": 20}}

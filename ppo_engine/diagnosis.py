@@ -219,9 +219,12 @@ def actions_saturated(view: View) -> Symptom | None:
 
 
 def value_loss_dominates(view: View) -> Symptom | None:
-    """Returns are on a scale at which the critic's gradient leaves none to the policy."""
+    """Returns are on a scale at which the critic's gradient leaves none to the policy.
+
+    TRPO's step is the actor's alone; all others clip the gradients of both as one, whoever's optimiser takes them.
+    """
     loss = view.metrics.get("train/value_loss")
-    if loss is None or view.spec.ppo.vf_coef * loss <= VALUE_LOSS_RATIO:
+    if loss is None or view.spec.ppo.objective == "trpo" or view.spec.ppo.vf_coef * loss <= VALUE_LOSS_RATIO:
         return None
     return Symptom(
         f"the value loss is {loss:.3g}: the scale of the returns drowns the policy's gradient",

@@ -175,8 +175,9 @@ def set_one_by_one(base: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any
 def test_every_suggested_patch_makes_another_spec_that_can_be_trained(env_id: str, objective: str) -> None:
     asked = {"env": {"id": env_id}, "seed": 1, "ppo": {"objective": objective}}
     suggested = {code for fields in AWKWARD.values() for code in codes_with_patches_that_hold(merged(asked, fields))}
-    # Nothing clips under some objectives, and CartPole has no bounds to be beyond.
-    assert suggested >= {code for code, _ in SYMPTOMS} - {"clip_fraction_high", "actions_saturated"}
+    # Some objectives clip nothing, TRPO's step is the actor's alone, and CartPole has no bounds to be beyond.
+    elsewhere = {"clip_fraction_high", "value_loss_dominates", "actions_saturated"}
+    assert suggested >= {code for code, _ in SYMPTOMS} - elsewhere
 
 
 def codes_with_patches_that_hold(asked: dict[str, Any]) -> Iterator[str]:
@@ -229,6 +230,12 @@ def test_much_is_only_clipped_where_the_objective_clips_and_what_it_clips_is_the
     """Perturbed means (RPO) put ratios out of range before the first step is made, whatever the learning rate."""
     found = finding_of(spec_of("Pendulum-v1", preset="default", ppo=ppo), "clip_fraction_high")
     assert (found is not None) == clips
+
+
+def test_a_value_loss_drowns_nothing_in_a_step_that_is_the_actors_alone() -> None:
+    assert finding_of(spec_of("Pendulum-v1", preset="default"), "value_loss_dominates") is not None
+    trpo = spec_of("Pendulum-v1", preset="default", ppo={"objective": "trpo"})
+    assert finding_of(trpo, "value_loss_dominates") is None
 
 
 def test_a_trust_region_is_halved_and_stays_what_else_it_is() -> None:

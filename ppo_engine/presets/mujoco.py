@@ -11,9 +11,11 @@ from pydantic import JsonValue
 
 from ppo_engine.presets.preset import Preset
 from ppo_engine.presets.tianshou import TIANSHOU, recipe
+from ppo_engine.spec import KLAdaptiveRate
 
 _NORMALIZED: Mapping[str, JsonValue] = {"recompute_advantages": False, "normalize_advantage": "minibatch"}
 _OTHERWISE = f"{TIANSHOU}, but for advantages that are normalised and not recomputed"
+_BY_KL = KLAdaptiveRate(kind="kl_adaptive", initial=3e-4, target_kl=0.01, maximum=1e-3).model_dump(mode="json")
 
 PRESETS = (
     *(Preset(env_id, recipe(), TIANSHOU) for env_id in ("Hopper-v5", "Walker2d-v5")),
@@ -34,9 +36,9 @@ PRESETS = (
         # 78 of the 105 numbers are contact forces between -1 and 1, zero nearly always: divided by their own deviation
         # they would drown the rest. Velocities, which reach 15, are divided by theirs. Actions are costly: after
         # 12,000 steps a trial's return is 217, where it is -38 with the recipe's own deviation, rate and batches.
-        recipe({"batch_size": 256}, log_std_init=-1.0, learning_rate=5e-4, normalize={"epsilon": 1.0}),
-        f"{TIANSHOU}, but for batches, rate, first deviation and the epsilon of the observations' variance; one of 6 "
-        "trials of benchmarks/tune.py",
+        recipe({"learning_rate": _BY_KL}, log_std_init=-1.0, normalize={"epsilon": 1.0}),
+        f"{TIANSHOU}, but for a rate that follows the KL, the first deviation and the epsilon of the observations' "
+        "variance; one of 9 trials of benchmarks/tune.py",
     ),
     Preset(
         "HalfCheetah-v5",

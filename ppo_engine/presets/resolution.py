@@ -71,6 +71,10 @@ def _fill_objective(ppo: dict[str, Any], user: Patch) -> None:
         ppo["trpo"] = TRPOSpec().model_dump(mode="json")
     if "n_epochs" not in user:
         ppo["n_epochs"] = 1
+    rate = ppo["learning_rate"]
+    if "learning_rate" not in user and isinstance(rate, dict) and rate["kind"] == "kl_adaptive":
+        # Only the critic has a rate, which follows no KL.
+        ppo["learning_rate"] = rate["initial"]
     if ppo["critic"].get("n_epochs") is None:
         ppo["critic"] = {**ppo["critic"], "n_epochs": TRPO_CRITIC_EPOCHS}
 

@@ -1,7 +1,7 @@
 """Atari games in the vector form of ale-py, which plays and shows many of them in threads of its own.
 
-What it shows is what `AtariGame` shows: to the byte in the usual size, and in others but for halves, which it rounds
-otherwise; it shows other frames of a game that is over. It presses FIRE for one frame when a game begins, and never
+What it shows is what `AtariGame` shows, but for averages half-way between two bytes, of which it rounds one in some
+thousands otherwise, and for the last frames of a game. It presses FIRE for one frame when a game begins, and never
 after a lost life, so that a policy has to learn that.
 """
 
@@ -57,7 +57,6 @@ class AtariVector(VectorEnv[Any, Any, Any]):
             grayscale=settings.grayscale,
             stack_num=frame_stack,
             frameskip=settings.frame_skip,
-            maxpool=settings.frame_skip > 1,
             noop_max=settings.noop_max,
             reward_clipping=False,
             use_fire_reset=settings.fire_reset,

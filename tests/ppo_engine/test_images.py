@@ -11,6 +11,7 @@ from gymnasium import spaces
 from ppo_engine.backends import choose_backend
 from ppo_engine.envs.catalogue import describe_environment, space_to_json
 from ppo_engine.envs.spaces import NotInSpace, ObservationEncoder
+from ppo_engine.errors import UnsupportedSpace
 from ppo_engine.export import FIRST_FIELDS, spec_sha256
 from ppo_engine.images import Image, image_of, images_of, network_for
 from ppo_engine.policy import Policy
@@ -59,7 +60,6 @@ def pointers(spec: TrainingSpec, space: spaces.Space[Any]) -> list[str]:
         ((12, 84, 84), Image(0, 84, 84, 12, channels_first=True)),
         ((84,), None),
         ((1, 2, 3, 4), None),
-        ((0, 3), None),
     ],
 )
 def test_an_image_has_two_axes_or_three_of_which_the_first_or_the_last_are_channels(
@@ -67,6 +67,12 @@ def test_an_image_has_two_axes_or_three_of_which_the_first_or_the_last_are_chann
 ) -> None:
     assert image_of(shape, "uint8", 0, 255) == image
     assert ObservationEncoder(image_space(*shape)).images == (() if image is None else (image,))
+
+
+def test_what_holds_no_pixels_is_no_image_and_no_observation() -> None:
+    assert image_of((0, 3), "uint8", 0, 255) is None
+    with pytest.raises(UnsupportedSpace, match="hold no numbers"):
+        ObservationEncoder(image_space(0, 3))
 
 
 @pytest.mark.parametrize(("dtype", "low", "high"), [("float32", 0, 255), ("uint8", 0, 10), ("uint8", None, 255)])

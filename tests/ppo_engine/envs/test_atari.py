@@ -331,27 +331,49 @@ def vector_of(game: str = BREAKOUT, *, n_envs: int = 3, frame_stack: int = 4, **
 
 
 @pytest.mark.parametrize(
-    ("frame_stack", "settings"),
-    [(4, {}), (1, {}), (3, {"grayscale": False}), (2, {"screen_size": 64, "frame_skip": 3}), (2, {"frame_skip": 1})],
+    ("game", "frame_stack", "settings"),
+    [
+        (BREAKOUT, 4, {}),
+        (BREAKOUT, 1, {}),
+        (BREAKOUT, 3, {"grayscale": False}),
+        (BREAKOUT, 2, {"screen_size": 64, "frame_skip": 3}),
+        (BREAKOUT, 2, {"frame_skip": 1}),
+        # Its rewards are 5 and more, and it flickers.
+        ("SpaceInvadersNoFrameskip-v4", 2, {}),
+    ],
 )
-def test_the_vector_form_of_ale_shows_what_a_game_shows(frame_stack: int, settings: dict[str, Any]) -> None:
-    """To the byte, over lost lives and the ends of games; it presses FIRE otherwise, and here none does."""
-    env = vector_of(n_envs=1, frame_stack=frame_stack, terminal_on_life_loss=False, fire_reset=False, **settings)
+def test_the_vector_form_of_ale_shows_what_a_game_shows(game: str, frame_stack: int, settings: dict[str, Any]) -> None:
+    """Over lost lives and the ends of games, but for halves; it presses FIRE otherwise, and here none does."""
+    others = {"terminal_on_life_loss": False, "fire_reset": False, **settings}
+    env = vector_of(game, n_envs=1, frame_stack=frame_stack, **others)
     native = NativeVectorEnvironment(env, [3])
     single = SyncVectorEnvironment(env.model_copy(update={"vectorization": "sync"}), [3])
     assert native.encoder.size == single.encoder.size and native.encoder.images == single.encoder.images
-    assert native.action_space.sizes == single.action_space.sizes == (4,)
+    assert native.action_space.sizes == single.action_space.sizes
     assert np.array_equal(native.reset(), single.reset())
-    ends, actions = 0, np.random.default_rng(0).integers(0, 4, (600, 1, 1))
+    ends, best, actions = 0, 0.0, np.random.default_rng(0).integers(0, 4, (600, 1, 1))
     for action in actions:
         ours, theirs = native.step(action), single.step(action)
-        for name in ("observations", "rewards", "terminated", "truncated", "valid", "lives_lost"):
+        for name in ("rewards", "terminated", "truncated", "valid", "lives_lost"):
             assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
+        assert_alike(ours.observations, theirs.observations)
         # Nothing is to be had behind the end of a game, whose last frames are shown otherwise.
-        assert ours.terminated.any() or np.array_equal(ours.final_observations, theirs.final_observations)
-        ends += int(ours.terminated.sum())
-    assert ends >= 1 or settings.get("frame_skip") == 1
+        if ours.terminated.any():
+            assert not np.array_equal(ours.final_observations, ours.observations)
+        else:
+            assert_alike(ours.final_observations, theirs.final_observations)
+        ends, best = ends + int(ours.terminated.sum()), max(best, float(ours.rewards[0]))
+    if game != BREAKOUT:
+        assert best >= 5
+    elif settings.get("frame_skip") != 1:
+        assert ends >= 1 and best >= 1
     native.close(), single.close()
+
+
+def assert_alike(ours: NDArray[Any], theirs: NDArray[Any]) -> None:
+    """Equal, but for one pixel in a thousand that is off by 1."""
+    off = np.abs(ours.astype(int) - theirs)
+    assert off.max() <= 1 and off.sum() <= off.size / 1000
 
 
 def test_the_vector_form_tells_of_lost_lives_and_the_game_goes_on() -> None:

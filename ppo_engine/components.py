@@ -269,7 +269,7 @@ def observation_space_of(env: EnvSpec) -> dict[str, JsonValue]:
         made = make_environment(env)
     except (EngineError, InvalidSpec):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise fault_of(error, EnvironmentPlace(env.id, 0, 0, 0), expired=None) from error
     try:
         return space_to_json(made.observation_space)

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from ppo_engine.envs.atari import screen_space
 from ppo_engine.envs.stacking import stacked_space
+from ppo_engine.envs.vector import HasLives
 from ppo_engine.spec import AtariSpec, InvalidSpec, SpecFault
 
 NEVER = 2**31 - 1
 """Frames after which ale-py cuts a game off: it counts those before the first observation as well."""
 
 
-class AtariVector(VectorEnv[Any, Any, Any]):
-    """N copies of a game, whose last observations are stacked already; says in `life_lost` where one lost a life."""
+class AtariVector(VectorEnv[Any, Any, Any], HasLives):
+    """N copies of a game, whose last observations are stacked already."""
 
     def __init__(
         self,
@@ -81,19 +82,20 @@ class AtariVector(VectorEnv[Any, Any, Any]):
     def step(self, actions: NDArray[Any]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         observations, rewards, terminated, _, info = self._env.step(actions)
         self._steps += 1
-        finals = observations
-        if terminated.any():
-            finals = np.where(terminated.reshape(-1, *[1] * (observations.ndim - 1)), info["final_obs"], observations)
-        extras = {"final_obs": self._seen(finals, self._steps)}
         truncated = self._steps >= self._limit
-        cut_off, ended = truncated & ~terminated, truncated | terminated
-        if cut_off.any():
+        ended, extras = terminated | truncated, {}
+        if ended.any():
+            finals = observations.copy()
+            if terminated.any():
+                finals[terminated] = info["final_obs"][terminated]
+            extras = {"final_obs": self._seen(finals, self._steps), "_final_obs": ended}
+        if (cut_off := truncated & ~terminated).any():
             observations, info = self._env.reset(options={"reset_mask": cut_off})
         # Some games stay at no lives for a few frames before they are over.
         lost = (info["lives"] > 0) & (info["lives"] < self._lives) & ~ended
+        self.life_lost = lost & self._watches_lives
         self._lives[:] = info["lives"]
         self._steps[ended] = 0
-        extras |= {"_final_obs": ended, "life_lost": lost & self._watches_lives}
         return self._seen(observations, self._steps), rewards, terminated, truncated, extras
 
     def _seen(self, frames: NDArray[np.uint8], steps: NDArray[np.int64]) -> NDArray[np.uint8]:

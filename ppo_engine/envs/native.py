@@ -21,7 +21,7 @@ from pydantic import JsonValue
 from ppo_engine.envs.arguments import checked_kwargs
 from ppo_engine.envs.registry import argument_schema, episode_limit, find_environment
 from ppo_engine.envs.spaces import NotInSpace, ObservationEncoder, Rows, action_space_of
-from ppo_engine.envs.vector import EXACT, EnvironmentState, Resumability, Step, Vectorization, allocate_step
+from ppo_engine.envs.vector import EXACT, EnvironmentState, HasLives, Resumability, Step, Vectorization, allocate_step
 from ppo_engine.envs.watchdog import IDLE, Watchdog
 from ppo_engine.errors import EngineError, EnvironmentFailed, EnvironmentPlace, InvalidObservation
 from ppo_engine.spec import AtariSpec, EnvSpec, InvalidSpec, SpecFault
@@ -76,8 +76,9 @@ class NativeVectorEnvironment:
         self._episodes += self._was_done
         self._lengths[...] = np.where(self._was_done, 0, self._lengths + 1)
         self._write_scalars(rewards, terminated, truncated)
-        if step.lives_lost is not None:
-            step.lives_lost[...] = extras.get("life_lost", False)
+        if isinstance(self._env, HasLives):
+            assert step.lives_lost is not None
+            step.lives_lost[...] = self._env.life_lost
         done = step.terminated | step.truncated
         if self._mode is AutoresetMode.NEXT_STEP:
             self._was_done = np.logical_or(terminated, truncated)

@@ -42,9 +42,12 @@ class Step:
 
 
 class HasLives:
-    """An environment in which a life may be lost without the episode's end; `life_lost` tells it of the last step."""
+    """An environment in which a life may be lost without the episode's end; `life_lost` tells it of the last step.
 
-    life_lost: bool = False
+    A vector form tells it of each of its environments, [N].
+    """
+
+    life_lost: bool | NDArray[np.bool_] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from ppo_engine.envs.catalogue import describe_environment
 from ppo_engine.evaluate import EVALUATION_KEY, evaluate
 from ppo_engine.presets import resolve
 from ppo_engine.spec import InvalidSpec, TrainingSpec
+from ppo_jobs.settings import sqlite_url
 
 FILE = RESULTS / "tuning.jsonl"
 STUDIES = REPOSITORY / "build" / "tuning"
@@ -202,7 +203,7 @@ def open_study(options: argparse.Namespace) -> optuna.Study:
     """The study, resumed where it was left: the trial that an interruption cut short begins again."""
     STUDIES.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
-        storage=f"sqlite:///{STUDIES / 'studies.db'}",
+        storage=sqlite_url((STUDIES / "studies.db").absolute()),
         study_name=study_name(options),
         direction="maximize",
         load_if_exists=True,

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,6 +33,8 @@ def discover(
 ) -> Connection:
     """The connection to use: what is given, else `PPO_API_URL` and `PPO_API_KEY`, else the files of `ppo up`.
 
+    `PPO_API_KEY_FILE` may name a file with the key instead.
+
     Raises:
         ConfigurationInvalid: the URL is no HTTP address, or the key holds characters that no key has.
     """
@@ -43,15 +46,30 @@ def discover(
         (DEFAULT_URL, "the default"),
     )
     found_key, _ = _first(
-        (api_key, ""), (environment.get("PPO_API_KEY"), ""), (_first_line(directory / "api_key"), ""), (None, "")
+        (api_key, ""),
+        (environment.get("PPO_API_KEY"), ""),
+        (_key_of_file(environment.get("PPO_API_KEY_FILE")), ""),
+        (_first_line(directory / "api_key"), ""),
+        (None, ""),
     )
     return Connection(_checked_url(found_url or DEFAULT_URL), _checked_key(found_key), source)
 
 
 def data_directory(environment: Mapping[str, str] = os.environ) -> Path:
     """Where a service of this user keeps its data unless told otherwise."""
-    configured = environment.get("PPO_DATA_DIR")
-    return Path(configured).expanduser() if configured else Path.home() / ".ppo-service"
+    directory = Path(environment.get("PPO_DATA_DIR") or "~/.ppo-service")
+    with suppress(RuntimeError):  # A user without a home directory: then nothing will be found there.
+        directory = directory.expanduser()
+    return directory
+
+
+def _key_of_file(path: str | None) -> str | None:
+    """The operator's word: a file that is named must be there."""
+    if not path:
+        return None
+    if (key := _first_line(Path(path))) is None:
+        raise ConfigurationInvalid(f"PPO_API_KEY_FILE: there is no key in {path}.")
+    return key
 
 
 def _first(*candidates: tuple[str | None, str]) -> tuple[str | None, str]:

@@ -30,12 +30,14 @@ TRIES_BEFORE_READY = 3
 
 
 class Signals:
-    """SIGINT and SIGTERM: the first asks to stop, the second not to wait."""
+    """SIGINT, SIGTERM and SIGHUP: the first asks to stop, the second not to wait."""
 
     def __init__(self) -> None:
         self._count = 0
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._note)
+            # `nohup` has it ignored: the service is to outlive its terminal.
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._count += 1

@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from ppo_jobs.database import Database, migrate, open_database
 from ppo_jobs.repository.tenants import create_api_key, create_tenant
-from ppo_jobs.settings import Settings
+from ppo_jobs.settings import Settings, sqlite_url
 from ppo_jobs.tables import metadata
 
 # Each test has a data directory of its own; what is compiled is compiled once for all of them.
@@ -34,7 +34,7 @@ BROKER = os.environ.get("PPO_TEST_BROKER_URL")
 def migrated_database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An empty, migrated database: of SQLite each test gets a copy, PostgreSQL's is emptied after each test."""
     if SERVER is None:
-        url = f"sqlite:///{tmp_path_factory.mktemp('template')}/ppo.sqlite3"
+        url = sqlite_url(tmp_path_factory.mktemp("template") / "ppo.sqlite3")
         migrate(url)
         yield url
         return
@@ -51,7 +51,7 @@ def database_url(migrated_database_url: str, tmp_path: Path) -> Iterator[str]:
     if url.get_backend_name() == "sqlite":
         assert url.database is not None
         shutil.copy(url.database, tmp_path / "ppo.sqlite3")
-        yield f"sqlite:///{tmp_path}/ppo.sqlite3"
+        yield sqlite_url(tmp_path / "ppo.sqlite3")
         return
     yield migrated_database_url
     _empty_postgresql_database(url)
@@ -61,7 +61,7 @@ def database_url(migrated_database_url: str, tmp_path: Path) -> Iterator[str]:
 def empty_database_url(tmp_path: Path) -> Iterator[str]:
     """A database without any table."""
     if SERVER is None:
-        yield f"sqlite:///{tmp_path}/empty.sqlite3"
+        yield sqlite_url(tmp_path / "empty.sqlite3")
         return
     url = _create_postgresql_database(make_url(SERVER))
     yield url

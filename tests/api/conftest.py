@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import pytest
@@ -93,7 +92,7 @@ def stranger(server_url: str, database: Database) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def artifacts(settings: Settings) -> LocalArtifacts:
-    return LocalArtifacts(Path(settings.artifacts_url.removeprefix("file://")))
+    return LocalArtifacts(settings.data_dir / "artifacts")
 
 
 def until(holds: Callable[[], bool], seconds: float = 30) -> None:

@@ -22,7 +22,7 @@ import click
 
 from ppo_engine.presets import resolve
 from ppo_engine.spec import TrainingSpec
-from ppo_jobs.artifacts import open_artifacts
+from ppo_jobs.artifacts import LocalArtifacts
 from ppo_jobs.errors import ArtifactCorrupt, ArtifactNotFound
 from ppo_jobs.repository import checkpoints
 from ppo_jobs.states import TERMINAL, JobStatus
@@ -163,7 +163,7 @@ def leftovers(service: Service, data_dir: Path) -> list[str]:
     Files that a killed supervisor was storing have no row; cleaning must find and delete them, and only them.
     """
     found = [f"left behind: {path.name}" for path in (data_dir / "runs").iterdir()]
-    store = open_artifacts(f"file://{data_dir}/artifacts")
+    store = LocalArtifacts(data_dir / "artifacts")
     with service.database.read() as session:
         garbage = checkpoints.garbage_keys(session, list(store.keys()))
     for key in garbage:

@@ -18,6 +18,7 @@ from ppo_jobs.database import Database, open_database
 from ppo_jobs.repository import checkpoints, events, jobs
 from ppo_jobs.repository.tenants import tenant_named
 from ppo_jobs.schemas import Attempt, Job, LedgerEvent
+from ppo_jobs.settings import sqlite_url
 from tests.environments import PLUGIN_PATH
 from tests.worker.workplace import is_child
 from worker.protocol import MetricsRecord, unframe
@@ -113,7 +114,7 @@ def _opened(data_dir: Path, process: subprocess.Popen[bytes], variables: dict[st
         assert process.poll() is None, f"`ppo up` ended: {output}"
         assert time.monotonic() < deadline, f"`ppo up` is not ready: {output}"
         time.sleep(0.1)
-    database = open_database(variables.get("PPO_DATABASE_URL", f"sqlite:///{data_dir}/ppo.sqlite3"), durable=False)
+    database = open_database(variables.get("PPO_DATABASE_URL", sqlite_url(data_dir / "ppo.sqlite3")), durable=False)
     with database.read() as session:
         tenant = tenant_named(session, "default")
     assert tenant is not None

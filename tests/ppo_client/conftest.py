@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -74,4 +73,4 @@ def client(server_url: str, api_key: str) -> Iterator[Client]:
 
 @pytest.fixture
 def artifacts(settings: Settings) -> LocalArtifacts:
-    return LocalArtifacts(Path(settings.artifacts_url.removeprefix("file://")))
+    return LocalArtifacts(settings.data_dir / "artifacts")

@@ -54,3 +54,22 @@ def test_an_unreadable_key_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "api_key").mkdir()
     with pytest.raises(ConfigurationInvalid, match="api_key"):
         discover(environment={"PPO_DATA_DIR": str(tmp_path)})
+
+
+def test_the_key_may_stand_in_a_file_that_is_named_and_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("ppo_of_a_file\n")
+    named = {"PPO_API_KEY_FILE": str(tmp_path / "key"), "PPO_DATA_DIR": str(tmp_path / "nowhere")}
+    assert discover("http://a", environment=named).api_key == "ppo_of_a_file"
+    assert discover("http://a", environment={**named, "PPO_API_KEY": "ppo_set"}).api_key == "ppo_set"
+    with pytest.raises(ConfigurationInvalid, match="PPO_API_KEY_FILE"):
+        discover("http://a", environment={**named, "PPO_API_KEY_FILE": str(tmp_path / "none")})
+
+
+def test_a_user_without_a_home_can_name_service_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert discover("http://a", "ppo_key", environment={}).api_key == "ppo_key"
+    assert discover(environment={}).url == "http://127.0.0.1:8000"

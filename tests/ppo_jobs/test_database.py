@@ -18,6 +18,7 @@ from sqlalchemy.pool import QueuePool
 from ppo_jobs.database import Database, migrate, open_database
 from ppo_jobs.errors import DatabaseFull, DatabaseUnavailable
 from ppo_jobs.repository import jobs, tenants
+from ppo_jobs.settings import sqlite_url
 from ppo_jobs.states import QueueName
 from tests.ppo_jobs.builders import spec, submit
 
@@ -64,7 +65,7 @@ def test_a_reading_session_sees_one_moment(database: Database) -> None:
 
 def test_sqlite_is_set_up_as_the_reference_asks(tmp_path: Path) -> None:
     for durable, synchronous in ((True, 2), (False, 1)):
-        database = open_database(f"sqlite:///{tmp_path}/a.sqlite3", durable=durable)
+        database = open_database(sqlite_url(tmp_path / "a.sqlite3"), durable=durable)
         with database.write() as session:
             answers = [
                 session.execute(text(f"PRAGMA {name}")).scalar_one()
@@ -76,7 +77,7 @@ def test_sqlite_is_set_up_as_the_reference_asks(tmp_path: Path) -> None:
 
 def test_a_database_that_stays_locked_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ppo_jobs.database.BUSY_TIMEOUT_MS", 50)
-    database = open_database(f"sqlite:///{tmp_path}/a.sqlite3", durable=False)
+    database = open_database(sqlite_url(tmp_path / "a.sqlite3"), durable=False)
     with database.read() as session:
         session.execute(text("SELECT 1"))
     other = sqlite3.connect(tmp_path / "a.sqlite3", isolation_level=None)
@@ -93,7 +94,7 @@ def test_a_database_that_stays_locked_is_unavailable(tmp_path: Path, monkeypatch
 
 
 def test_a_database_without_room_says_so_and_can_be_read(tmp_path: Path) -> None:
-    database = open_database(f"sqlite:///{tmp_path}/a.sqlite3", durable=False)
+    database = open_database(sqlite_url(tmp_path / "a.sqlite3"), durable=False)
     with database.write() as session:
         session.execute(text("CREATE TABLE sizes (content BLOB)"))
         # Not below its present size.

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from ppo_server.readiness import answers
+from ppo_server.up import Signals
 
 READY_SECONDS = 90
 
@@ -76,6 +77,21 @@ def test_a_second_one_on_the_same_directory_is_refused_in_one_sentence(service) 
     second = start(data_dir, "--port", "0")
     assert ended(second) == f"Error: another `ppo up` (process {up.pid}) already runs on {data_dir}\n"
     assert second.returncode == 1
+
+
+@pytest.mark.parametrize("is_ignored", [True, False])
+def test_the_terminals_end_is_the_services_end_unless_it_was_to_be_ignored(is_ignored: bool) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
+        signals = Signals()
+        signal.raise_signal(signal.SIGHUP)
+        assert signals.stop_wanted() is not is_ignored
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.stop_wanted()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_a_port_that_is_taken_is_told_in_one_sentence(tmp_path: Path) -> None:

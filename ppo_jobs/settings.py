@@ -25,6 +25,8 @@ OF_OTHERS = frozenset(
 )
 """Variables of the client, and of processes that tell each other something."""
 
+OF_TESTS = ("PPO_TEST_", "PPO_BENCH_")
+
 SIMILAR = 0.75
 """A variable whose name is so like a setting's was meant for it."""
 
@@ -167,7 +169,9 @@ def _refuse_mistyped(variables: Mapping[str, str]) -> None:
     known = {*names, *(f"{name}{IN_FILE}" for name in names)}
     endings = {name.removeprefix(PREFIX): name for name in known}
     for name in sorted(variables.keys() - known - OF_OTHERS):
-        if name.startswith(PREFIX) and (meant := get_close_matches(name.removeprefix(PREFIX), endings, 1, SIMILAR)):
+        if not name.startswith(PREFIX) or name.startswith(OF_TESTS):
+            continue
+        if meant := get_close_matches(name.removeprefix(PREFIX), endings, 1, SIMILAR):
             raise SettingsInvalid(f"{name} is no setting; {endings[meant[0]]} is.")
 
 

@@ -29,6 +29,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 SERVER = os.environ.get("PPO_TEST_DATABASE_URL")
 BROKER = os.environ.get("PPO_TEST_BROKER_URL")
 
+OF_SERVERS = frozenset({"migrated_database_url", "empty_database_url", "broker_url"})
+"""The fixtures that are another thing on PostgreSQL and Redis."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On PostgreSQL and Redis only what uses them runs; all else did on SQLite and the embedded broker."""
+    if SERVER is None:
+        return
+    others = [item for item in items if OF_SERVERS.isdisjoint(getattr(item, "fixturenames", ()))]
+    config.hook.pytest_deselected(items=others)
+    left_out = set(others)
+    items[:] = [item for item in items if item not in left_out]
+
 
 @pytest.fixture(scope="session")
 def migrated_database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

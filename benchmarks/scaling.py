@@ -19,8 +19,8 @@ from pydantic import JsonValue
 from benchmarks.contestants import hold_to_one_core, train_ours
 from benchmarks.record import REPOSITORY, RESULTS, Record, append, machine, read, run_module, table, versions
 from benchmarks.tasks import Task, training_spec
-from ppo_engine.backends import choose_backend
 from ppo_engine.presets import resolve
+from ppo_engine.presets.backends import choose_backend
 
 FILE = RESULTS / "scaling.jsonl"
 ENVIRONMENTS = (1, 4, 16, 64, 256, 1024)

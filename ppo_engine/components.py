@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from ppo_engine.backends import choose_backend, graph_obstacle
 from ppo_engine.bundle import NormalizerManifest, PolicyManifest
 from ppo_engine.checkpoint import serialized
 from ppo_engine.cuda.backend import DeviceBackend
@@ -40,6 +39,7 @@ from ppo_engine.iteration import HostBackend
 from ppo_engine.metrics import EpisodeStatistics, MetricsWindow
 from ppo_engine.normalization import ObservationNormalizer, RewardNormalizer, ValueNormalizer
 from ppo_engine.policy import Policy
+from ppo_engine.presets.backends import choose_backend, graph_obstacle
 from ppo_engine.random import environment_seeds, seed_sequence, stream
 from ppo_engine.recurrent.acting import Remembering
 from ppo_engine.recurrent.collector import RecurrentCollector
@@ -248,9 +248,7 @@ def backend_for(
         return HostBackend(remembering, recurrent, statistics, clipped)
     collects = HalvesCollector if collects_by_halves(environment, policy) else Collector
     collector = collects(environment, policy, normalizer, n_steps=ppo.n_steps, generator=actions)
-    # A graph is of one shape: only environments that spend no steps on resets fill every row.
-    fills_every_row = environment.vectorization in ("sync", "process", "batched")
-    if policy.device.type == "cuda" and fills_every_row and graph_obstacle(spec) is None:
+    if policy.device.type == "cuda" and graph_obstacle(spec) is None:
         uploading = UploadingLearner(policy, ppo, environment.n_envs, minibatches)
         return HostBackend(collector, uploading, statistics, clipped)
     kind = TRPOLearner if ppo.objective == "trpo" else Learner

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ppo_engine import checkpoint as checkpoints
-from ppo_engine.backends import choose_backend
 from ppo_engine.checkpoint import CheckpointManifest
 from ppo_engine.components import Components, build, observation_space_of
 from ppo_engine.diagnosis import Finding
@@ -24,6 +23,7 @@ from ppo_engine.export import Example, write_bundle
 from ppo_engine.fingerprint import differences, fingerprint
 from ppo_engine.images import images_of, network_for
 from ppo_engine.presets import consistency_faults, resolve
+from ppo_engine.presets.backends import choose_backend
 from ppo_engine.random import seed_sequence, stream
 from ppo_engine.schedules import coefficients
 from ppo_engine.spec import InvalidSpec, TrainingSpec

@@ -1,9 +1,9 @@
 """What is wrong between the fields of a resolved spec, and between it and its environment."""
 
-from ppo_engine.backends import fused_obstacle, graph_obstacle
 from ppo_engine.images import images_of, policy_faults
 from ppo_engine.presets.action_faults import action_faults, noise_faults
 from ppo_engine.presets.atari import is_atari
+from ppo_engine.presets.backends import backend_faults
 from ppo_engine.presets.budget import budget_faults
 from ppo_engine.presets.estimator_faults import estimator_faults
 from ppo_engine.presets.memory_faults import memory_faults
@@ -28,12 +28,7 @@ def consistency_faults(spec: TrainingSpec, environment: EnvironmentDescription |
     if spec.env.atari is not None and not is_atari(spec.env.id):
         faults.append(SpecFault("/env/atari", f"{spec.env.id} is no Atari game"))
     faults += [fault for fault in (stacking_fault(spec.env), masking_fault(spec.env)) if fault is not None]
-    obstacle = fused_obstacle(spec)
-    if spec.backend == "fused" and obstacle is not None:
-        faults.append(SpecFault("/backend", f"the fused backend {obstacle}"))
-    obstacle = graph_obstacle(spec)
-    if spec.env.vectorization == "device" and obstacle is not None:
-        faults.append(SpecFault("/env/vectorization", f"the learner on the device {obstacle}"))
+    faults += backend_faults(spec)
     if environment is None:
         return faults
     if not environment.supported:

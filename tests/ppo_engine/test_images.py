@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from ppo_engine.backends import choose_backend
 from ppo_engine.envs.catalogue import describe_environment, space_to_json
 from ppo_engine.envs.spaces import NotInSpace, ObservationEncoder
 from ppo_engine.errors import UnsupportedSpace
@@ -16,6 +15,7 @@ from ppo_engine.export import FIRST_FIELDS, spec_sha256
 from ppo_engine.images import Image, image_of, images_of, network_for
 from ppo_engine.policy import Policy
 from ppo_engine.presets import consistency_faults, parameter_count, resolve
+from ppo_engine.presets.backends import choose_backend
 from ppo_engine.spec import EnvironmentDescription, InvalidSpec, TrainingSpec
 from tests.environments import add_plugin
 from tests.ppo_engine.networks.test_extractors import CHOICES, MIXED, image_space
@@ -227,10 +227,10 @@ def test_a_minibatch_beyond_what_the_layers_may_take_is_refused() -> None:
 @pytest.mark.parametrize(
     ("policy", "reason"),
     [
-        ({"network": "cnn"}, "does not know convolutions"),
-        ({"network": "impala"}, "does not know convolutions"),
-        ({"network": "mlp", "activation": "silu"}, "does not know the activation silu"),
-        ({"network": "mlp", "layer_norm": True}, "does not know layer norm"),
+        ({"network": "cnn"}, 'does not know policy.network = "cnn"'),
+        ({"network": "impala"}, 'does not know policy.network = "impala"'),
+        ({"network": "mlp", "activation": "silu"}, 'does not know policy.activation = "silu"'),
+        ({"network": "mlp", "layer_norm": True}, "does not know policy.layer_norm = true"),
     ],
 )
 def test_compiled_loops_refuse_what_they_do_not_know(policy: dict[str, Any], reason: str) -> None:

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from ppo_engine.backends import choose_backend, graph_obstacle
 from ppo_engine.normalization import ValueNormalizer
 from ppo_engine.policy import Policy
 from ppo_engine.presets import resolve
+from ppo_engine.presets.backends import choose_backend, graph_obstacle
 from ppo_engine.rollout import Collector, Rollout
 from ppo_engine.schedules import Coefficients
 from ppo_engine.spec import InvalidSpec, PPOSpec, TrainingSpec

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from ppo_engine.backends import choose_backend
 from ppo_engine.errors import CheckpointMismatch
 from ppo_engine.presets import resolve
+from ppo_engine.presets.backends import choose_backend
 from ppo_engine.spec import InvalidSpec, TrainingSpec
 from ppo_engine.trainer import Trainer
 from tests.ppo_engine.trainings import run, spec_of
@@ -16,7 +16,7 @@ from tests.ppo_engine.trainings import run, spec_of
     [
         ({}, "fused", "compiled loops are faster for an MLP on the CPU"),
         ({"device": "cpu"}, "fused", "compiled loops are faster for an MLP on the CPU"),
-        ({"device": "cuda"}, "torch", "the fused backend runs on the CPU only"),
+        ({"device": "cuda"}, "torch", 'the fused backend does not know device = "cuda"'),
         ({"policy": {"hidden_sizes": [64, 512]}}, "fused", "compiled loops are faster for an MLP on the CPU"),
         (
             {"policy": {"hidden_sizes": [64, 513]}},
@@ -46,7 +46,7 @@ def test_the_fused_backend_is_refused_on_cuda() -> None:
     with pytest.raises(InvalidSpec) as caught:
         resolve(spec_of(backend="fused", device="cuda"))
     [fault] = caught.value.faults
-    assert (fault.pointer, fault.message) == ("/backend", "the fused backend runs on the CPU only")
+    assert (fault.pointer, fault.message) == ("/backend", 'the fused backend does not know device = "cuda"')
 
 
 def test_the_fingerprint_of_compiled_loops_has_the_versions_that_their_bits_depend_on() -> None:

@@ -22,6 +22,7 @@ from ppo_jobs.errors import (
     CheckpointMissing,
     CheckpointNotFound,
     DatabaseFull,
+    DatabaseReadOnly,
     DatabaseUnavailable,
     EvaluationNotFound,
     GroupNotFound,
@@ -79,6 +80,7 @@ _ANSWERS: dict[type[JobsError], _Answer] = {
     CheckpointMissing: _Answer(409, "checkpoint_missing"),
     IdempotencyMismatch: _Answer(422, "idempotency_mismatch"),
     DatabaseFull: _Answer(503, "storage_full"),
+    DatabaseReadOnly: _Answer(503, "database_read_only"),
     DatabaseUnavailable: _Answer(503, "database_unavailable"),
     StorageFull: _Answer(503, "storage_full"),
 }
@@ -166,10 +168,15 @@ async def _from_spec(request: Request, error: Any) -> JSONResponse:
 async def _from_jobs(request: Request, error: Any) -> JSONResponse:
     answer = next(_ANSWERS[kind] for kind in type(error).__mro__ if kind in _ANSWERS)
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if answer.status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    # How it could not be reached may name the server, and the user there.
-    is_away = isinstance(error, DatabaseUnavailable) and not isinstance(error, DatabaseFull)
-    detail = "the database cannot be reached" if is_away else str(error)
+    detail = _in_public(error) if isinstance(error, DatabaseUnavailable) else str(error)
     return _problem(request, answer.status, answer.code, detail, headers=headers)
+
+
+def _in_public(error: DatabaseUnavailable) -> str:
+    """Without the driver's words, which may name the server, and the user there."""
+    if isinstance(error, DatabaseFull):
+        return str(error)
+    return "the database takes no writes" if isinstance(error, DatabaseReadOnly) else "the database cannot be reached"
 
 
 def _in_short(faults: list[Fault]) -> str:

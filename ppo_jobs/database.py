@@ -15,16 +15,16 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from ppo_jobs.errors import DatabaseFull, DatabaseUnavailable
+from ppo_jobs.errors import DatabaseUnavailable, SchemaUnknown
+from ppo_jobs.outages import outage
 
 BUSY_TIMEOUT_MS = 10_000
-POSTGRESQL_DISK_FULL = "53100"
 _WRITES = "ppo_writes"
 
 
@@ -42,11 +42,17 @@ def open_database(url: str, *, durable: bool) -> "Database":
 
 
 def migrate(url: str) -> None:
-    """Brings the schema of the database at `url` up to date; safe when several processes start at once."""
+    """Brings the schema of the database at `url` up to date; safe when several processes start at once.
+
+    Raises:
+        DatabaseUnavailable: it cannot be reached, or takes no writes.
+        SchemaUnknown: a newer version of this program was here.
+    """
     database = open_database(url, durable=True)
     try:
         with database.write() as session:
             config = alembic_config()
+            _refuse_unknown_schema(session, config)
             config.attributes["connection"] = session.connection()
             command.upgrade(config, "head")
     finally:
@@ -57,6 +63,22 @@ def is_migrated(session: Session) -> bool:
     """Whether the schema is the one that this version of the program was written for."""
     current = MigrationContext.configure(session.connection()).get_current_revision()
     return current == ScriptDirectory.from_config(alembic_config()).get_current_head()
+
+
+def prove_writable(session: Session) -> None:
+    """Write, for who must know that the database takes it: to its disk, not only in a transaction that changes nothing.
+
+    Raises:
+        DatabaseUnavailable: at the latest when the session commits.
+    """
+    session.execute(text("UPDATE alembic_version SET version_num = version_num"))
+
+
+def _refuse_unknown_schema(session: Session, config: Config) -> None:
+    current = MigrationContext.configure(session.connection()).get_current_revision()
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if current is not None and current not in known:
+        raise SchemaUnknown(current)
 
 
 def alembic_config() -> Config:
@@ -106,17 +128,12 @@ class Database:
 def _availability() -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
-        if _is_full(error):
-            raise DatabaseFull from error
-        raise DatabaseUnavailable(f"the database did not answer: {error.orig}") from error
+    except DBAPIError as error:
+        if (unavailable := outage(error)) is None:
+            raise
+        raise unavailable from error
     except PoolExhausted as error:
         raise DatabaseUnavailable("every connection to the database is in use") from error
-
-
-def _is_full(error: DBAPIError) -> bool:
-    codes = getattr(error.orig, "sqlite_errorcode", None), getattr(error.orig, "sqlstate", None)
-    return codes[0] == sqlite3.SQLITE_FULL or codes[1] == POSTGRESQL_DISK_FULL
 
 
 def _encode(value: object) -> str:
@@ -178,7 +195,7 @@ def _postgresql_engine(url: str) -> Engine:
         "keepalives_count": 3,
         "tcp_user_timeout": 15_000,
     }
-    return create_engine(
+    engine = create_engine(
         url,
         json_serializer=_encode,
         pool_size=5,
@@ -187,6 +204,10 @@ def _postgresql_engine(url: str) -> Engine:
         pool_pre_ping=True,
         connect_args=arguments,
     )
+    # SQLAlchemy leaves behind a read-only transaction that the next one is to be writable, whatever the server was
+    # told; a standby refuses that, and an operator's `default_transaction_read_only` would be passed over.
+    event.listen(engine, "checkout", lambda connection, *_: setattr(connection, "read_only", None))
+    return engine
 
 
 def _forget_connections_after_fork(engine: Engine) -> None:

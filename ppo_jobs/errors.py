@@ -16,7 +16,9 @@ JobsError
 ├── LeaseLost
 ├── IdempotencyMismatch
 ├── DatabaseUnavailable
-│   └── DatabaseFull
+│   ├── DatabaseFull
+│   └── DatabaseReadOnly
+├── SchemaUnknown
 ├── InvalidArtifactName
 ├── ArtifactCorrupt
 ├── StorageFull
@@ -125,6 +127,20 @@ class DatabaseFull(DatabaseUnavailable):
 
     def __init__(self) -> None:
         super().__init__("no space is left for the database")
+
+
+class DatabaseReadOnly(DatabaseUnavailable):
+    """The database can be read and takes no writes: a standby, or one that was told so."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(f"the database takes no writes: {words}")
+
+
+class SchemaUnknown(JobsError):
+    """The database was made by a newer version of this program."""
+
+    def __init__(self, revision: str) -> None:
+        super().__init__(f"the database has schema {revision}, which a newer version of this program made: upgrade it")
 
 
 class InvalidArtifactName(JobsError):

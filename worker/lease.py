@@ -60,5 +60,7 @@ class Lease:
             self.is_lost = True
         except DatabaseUnavailable as error:
             logger.warning("job %s: the lease could not be renewed: %s", claim.job_id, error)
+        except Exception:  # Whatever else may happen: a lease that nobody renews loses the job, this second may not.
+            logger.exception("job %s: the lease could not be renewed", claim.job_id)
         else:
             self.cancel_requested = renewal.cancel_requested

@@ -110,6 +110,8 @@ class Presence:
             except DescriptionFailed as error:
                 logger.error("the worker cannot say what it trains: %s", error)
                 wait = DESCRIBE_RETRY_SECONDS
+            except Exception:  # A worker that no longer beats is given up by everyone, though its slots may work.
+                logger.exception("the worker goes unheard")
 
     def _prepared(self) -> Description:
         """What the worker can train; the engine is compiled by then, so that no job has to wait for that."""

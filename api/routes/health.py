@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Request, Response
 
 from api.dependencies import Services, ServicesOf
-from ppo_jobs.database import is_migrated
-from ppo_jobs.errors import DatabaseUnavailable
+from ppo_jobs.database import is_migrated, prove_writable
+from ppo_jobs.errors import DatabaseFull, DatabaseReadOnly, DatabaseUnavailable
 from ppo_jobs.queue import broker_answers
 from ppo_jobs.schemas import Health
 
@@ -19,7 +19,10 @@ async def read_liveness(request: Request) -> Health:
 
 @router.get("/readyz", responses={503: {"model": Health, "description": "It cannot answer other requests."}})
 def read_readiness(request: Request, response: Response, services: ServicesOf) -> Health:
-    """The database answers and has the right schema. The broker is shown too, but jobs are taken without it."""
+    """The database answers, has the right schema and takes writes.
+
+    The broker is shown too, but jobs are taken without it.
+    """
     checks = _database_checks(services)
     is_ready = all(state == "ok" for state in checks.values())
     checks["broker"] = "ok" if broker_answers(services.queue) else "unreachable"
@@ -31,6 +34,14 @@ def read_readiness(request: Request, response: Response, services: ServicesOf) -
 def _database_checks(services: Services) -> dict[str, str]:
     try:
         with services.database.read() as session:
-            return {"database": "ok", "migrations": "ok" if is_migrated(session) else "pending"}
+            if not is_migrated(session):
+                return {"database": "ok", "migrations": "pending"}
+        with services.database.write() as session:
+            prove_writable(session)
+    except DatabaseFull:
+        return {"database": "full"}
+    except DatabaseReadOnly:
+        return {"database": "read_only"}
     except DatabaseUnavailable:
         return {"database": "unreachable"}
+    return {"database": "ok", "migrations": "ok"}

@@ -303,4 +303,6 @@ def test_a_full_database_is_told_from_one_that_is_away(database, settings, api_k
                 break
         problem = assert_problem(answer, 503, "storage_full")
         assert "no space is left" in problem["detail"] and int(answer.headers["retry-after"]) > 0
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["checks"]["database"]) in {(503, "full"), (200, "ok")}
         assert client.get("/v1/jobs").status_code == 200

@@ -8,7 +8,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
@@ -56,10 +56,17 @@ class ArtifactStore(Protocol):
         """
 
     def delete(self, key: str) -> None:
-        """Deletes the manifest first, then the rest; nothing happens if nothing is there."""
+        """Deletes the manifest first, then the rest; nothing happens if nothing is there.
 
-    def keys(self) -> Iterator[str]:
-        """Every key, the half-written ones too: what garbage collection compares with the rows."""
+        Raises:
+            OSError: something could not be deleted.
+        """
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Every key, or those below `{job}` or `{job}/{attempt}`, the half-written ones too."""
+
+    def written_at(self, key: str) -> float:
+        """When something under the key was written last, in seconds since 1970 by the store's clock."""
 
 
 class LocalArtifacts:
@@ -119,7 +126,8 @@ class LocalArtifacts:
             return
         (directory / MANIFEST).unlink(missing_ok=True)
         _sync_directory(directory)
-        shutil.rmtree(directory, ignore_errors=True)
+        with suppress(FileNotFoundError):  # Another sweeper was faster.
+            shutil.rmtree(directory)
         for parent in directory.parents:
             if parent == self.root:
                 return
@@ -128,11 +136,20 @@ class LocalArtifacts:
             except OSError:
                 return  # Another checkpoint is still in it.
 
-    def keys(self) -> Iterator[str]:
-        for path in sorted(self.root.glob("*/*/*/")):
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        parts = [_safe(part) for part in prefix.split("/") if part]
+        for path in sorted(self.root.glob("/".join([*parts, *["*"] * (3 - len(parts))]) + "/")):
             key = path.relative_to(self.root).as_posix()
             if all(_NAME.fullmatch(part) for part in key.split("/")):
                 yield key
+
+    def written_at(self, key: str) -> float:
+        directory = self._directory(key)
+        times = [directory.stat().st_mtime]
+        for path in directory.iterdir():
+            with suppress(FileNotFoundError):
+                times.append(path.stat().st_mtime)
+        return max(times)
 
     def _directory(self, key: str) -> Path:
         parts = key.split("/")

@@ -274,6 +274,14 @@ environments = Table(
     Column("updated_at", Double, nullable=False),
 )
 
+garbage = Table(
+    "garbage",
+    metadata,
+    # `{job}`, `{job}/{attempt}` or `{job}/{attempt}/{checkpoint}`: below it, files without a row are nobody's.
+    Column("prefix", StorableText, primary_key=True),
+    Column("created_at", Double, nullable=False),
+)
+
 idempotency = Table(
     "idempotency",
     metadata,

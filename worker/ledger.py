@@ -7,6 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pydantic import BaseModel, JsonValue
@@ -195,7 +196,8 @@ class Ledger:
             logger.warning("job %s: retention waits: %s", self._claim.job_id, error)
             return
         for _, key in expired:
-            self._artifacts.delete(key)
+            with suppress(OSError):  # A sweeper will try again.
+                self._artifacts.delete(key)
 
 
 class UsageMeter:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from celery import Celery
 
 from ppo_jobs.artifacts import ArtifactStore, open_artifacts
-from ppo_jobs.database import Database, open_database
+from ppo_jobs.database import Database, open_database, prove_writable
 from ppo_jobs.errors import DatabaseUnavailable
 from ppo_jobs.log_lines import configure_logging
 from ppo_jobs.queue import celery_app, publish
@@ -28,7 +28,7 @@ WAITING_SECONDS = 2.0
 
 CLEANING_SECONDS = 600.0
 GARBAGE_SECONDS = 3600.0
-"""Files without a row may be about to get one until they are so old."""
+"""Files of which nobody told may be about to get a row until they are so old."""
 
 IDEMPOTENCY_SECONDS = 7 * 86_400.0
 FORGOTTEN_SECONDS = 7 * 86_400.0
@@ -70,40 +70,77 @@ class Sweeper:
         self._app = app
         now = time.time()
         self._vigil = Vigil(settings.lease_seconds, unbroken_since=now, last_look=now)
-        self._suspects: dict[str, float] = {}
         self._clean_at = time.monotonic()
 
     def sweep(self) -> None:
-        """Give back what was lost and wake who should work; never raises for a database that is away."""
-        try:
-            release_orphans(self._database, self._settings.data_dir / RUNS)
+        """Give back what was lost, wake who should work, and clear away; one that fails keeps none of the others.
+
+        It never raises, since all jobs wait for it.
+        """
+        for part in (self._release, self._reap, self._wake, self._clear, self._clean_now_and_then):
+            try:
+                part()
+            except DatabaseUnavailable as error:
+                self._vigil.lost(time.time())
+                logger.warning("the sweeper waits: %s", error)
+                return
+            except Exception:
+                logger.exception("a part of the sweep failed")
+
+    def _release(self) -> None:
+        release_orphans(self._database, self._settings.data_dir / RUNS)
+
+    def _reap(self) -> None:
+        with self._database.write() as session:
+            # A lease can be renewed only where something can be written.
+            prove_writable(session)
+            if self._vigil.look(time.time()):
+                for job_id, _ in claims.reap_expired(session):
+                    logger.warning("job %s: its lease ran out", job_id)
+
+    def _wake(self) -> None:
+        with self._database.read() as session:
+            waiting = claims.queued_queues(session, older_than_seconds=WAITING_SECONDS)
+        for queue in waiting:
+            publish(self._app, queue)
+
+    def _clear(self) -> None:
+        """Delete the files of what was deleted, and what attempts that have ended leave without a row."""
+        with self._database.read() as session:
+            prefixes = checkpoints.discarded(session)
+        cleared = [prefix for prefix in prefixes if self._is_cleared(prefix)]
+        if cleared:
             with self._database.write() as session:
-                if self._vigil.look(time.time()):
-                    for job_id, _ in claims.reap_expired(session):
-                        logger.warning("job %s: its lease ran out", job_id)
+                checkpoints.cleared(session, cleared)
+
+    def _is_cleared(self, prefix: str) -> bool:
+        keys = list(self._artifacts.keys(prefix))
+        if keys != [prefix]:  # Else it is a checkpoint's own, whose row was taken away.
             with self._database.read() as session:
-                waiting = claims.queued_queues(session, older_than_seconds=WAITING_SECONDS)
-            for queue in waiting:
-                publish(self._app, queue)
-            if time.monotonic() >= self._clean_at:
-                self.clean()
-                self._clean_at = time.monotonic() + CLEANING_SECONDS
-        except DatabaseUnavailable as error:
-            self._vigil.lost(time.time())
-            logger.warning("the sweeper waits: %s", error)
+                keys = checkpoints.garbage_keys(session, keys)
+        try:
+            for key in keys:
+                self._artifacts.delete(key)
+        except OSError as error:
+            logger.warning("files below %s cannot be deleted yet: %s", prefix, error)
+            return False
+        return True
+
+    def _clean_now_and_then(self) -> None:
+        if time.monotonic() >= self._clean_at:
+            self._clean_at = time.monotonic() + CLEANING_SECONDS
+            self.clean()
 
     def clean(self) -> None:
-        """Delete files that no checkpoint names, answers too old to be asked for again, and workers long gone."""
+        """Delete old files that no checkpoint names, answers too old to be asked for again, and workers long gone."""
         with self._database.write() as session:
             idempotency.forget_answers(session, older_than_seconds=IDEMPOTENCY_SECONDS)
             workers.forget_dead_workers(session, older_than_seconds=FORGOTTEN_SECONDS)
         keys = list(self._artifacts.keys())
         with self._database.read() as session:
             garbage = checkpoints.garbage_keys(session, keys)
-        now = time.monotonic()
-        self._suspects = {key: self._suspects.get(key, now) for key in garbage}
-        for key, since in self._suspects.items():
-            if now - since >= GARBAGE_SECONDS:
+        for key in garbage:
+            if time.time() - self._artifacts.written_at(key) >= GARBAGE_SECONDS:
                 logger.info("files %s belong to no checkpoint and are deleted", key)
                 self._artifacts.delete(key)
 

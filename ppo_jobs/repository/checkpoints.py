@@ -14,7 +14,9 @@ from ppo_jobs.errors import CheckpointInUse, CheckpointNotFound, LeaseLost
 from ppo_jobs.repository.jobs import require_job
 from ppo_jobs.repository.ledger import Entry, write_entries
 from ppo_jobs.repository.records import checkpoint_of
-from ppo_jobs.repository.retention import NEWEST_FIRST, awaited_by_other_jobs
+from ppo_jobs.repository.retention import NEWEST_FIRST, awaited_by_other_jobs, discard
+from ppo_jobs.repository.retention import cleared as cleared
+from ppo_jobs.repository.retention import discarded as discarded
 from ppo_jobs.repository.retention import expired_by_retention as expired_by_retention
 from ppo_jobs.repository.retention import garbage_keys as garbage_keys
 from ppo_jobs.repository.transitions import page_of
@@ -190,12 +192,13 @@ def delete_checkpoint(session: Session, tenant_id: str, id: str) -> str:
 
 
 def forget(session: Session, ids: Sequence[str]) -> None:
-    """Deletes the rows; the files may go once this has been committed. Ids without a row are passed over."""
+    """Deletes the rows; after the commit a sweeper deletes the files. Ids without a row are passed over."""
     gone = session.execute(
         delete(_checkpoints)
         .where(_checkpoints.c.id.in_(ids))
-        .returning(_checkpoints.c.job_id, _checkpoints.c.size_bytes)
+        .returning(_checkpoints.c.job_id, _checkpoints.c.key, _checkpoints.c.size_bytes)
     ).all()
+    discard(session, [row.key for row in gone])
     freed: dict[str, int] = {}
     for row in gone:
         freed[row.job_id] = freed.get(row.job_id, 0) + row.size_bytes

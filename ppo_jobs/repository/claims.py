@@ -18,6 +18,7 @@ from ppo_jobs.errors import LeaseLost
 from ppo_jobs.repository.checkpoints import StoredCheckpoint, resumable_checkpoints
 from ppo_jobs.repository.ledger import Entry as Entry
 from ppo_jobs.repository.ledger import write_entries
+from ppo_jobs.repository.retention import discard
 from ppo_jobs.repository.transitions import Reason as Reason
 from ppo_jobs.repository.transitions import page_of, storable_reason, transition
 from ppo_jobs.states import TERMINAL, AttemptOutcome, EventType, JobKind, JobStatus, QueueName, ReasonCode
@@ -349,6 +350,8 @@ def _end_attempt(session: Session, job_id: str, attempt: int, *, outcome: Attemp
         .where(_attempts.c.job_id == job_id, _attempts.c.number == attempt)
         .values(finished_at=ended_at, outcome=outcome, reason=storable_reason(reason))
     )
+    # What it was storing will get no row now.
+    discard(session, [f"{job_id}/{attempt}"])
 
 
 def _exhausted(fruitless: int, kind: JobKind, last: Reason) -> Reason:

@@ -14,7 +14,7 @@ from ppo_jobs.errors import CheckpointInUse, GroupNotFound, InvalidTransition, J
 from ppo_jobs.ids import new_job_id
 from ppo_jobs.repository.queue_places import queue_places
 from ppo_jobs.repository.records import UNQUEUED, attempt_of, job_of
-from ppo_jobs.repository.retention import awaited_by_other_jobs
+from ppo_jobs.repository.retention import awaited_by_other_jobs, discard
 from ppo_jobs.repository.transitions import Reason, transition, write_first_event
 from ppo_jobs.schemas import Attempt, Job, Page, Parent
 from ppo_jobs.states import TERMINAL, JobKind, JobStatus, QueueName, ReasonCode
@@ -158,6 +158,7 @@ def delete_job(session: Session, tenant_id: str, job_id: str) -> None:
     if awaited := awaited_by_other_jobs(session, own):
         raise CheckpointInUse(min(awaited))
     session.execute(delete(_jobs).where(_jobs.c.id == job_id))
+    discard(session, [job_id])
 
 
 def request_cancel(session: Session, tenant_id: str, job_id: str) -> Job:

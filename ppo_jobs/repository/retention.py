@@ -1,15 +1,24 @@
-"""Which checkpoints stay, and which files nobody needs."""
+"""Which checkpoints stay, and which files nobody needs.
 
-from collections.abc import Sequence
+Whoever takes rows away says in the same transaction which files may have lost theirs. A sweeper deletes those at its
+next sweep, whenever that is; what nobody told of, it finds by its age.
+"""
 
-from sqlalchemy import select
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
 from ppo_jobs import tables
+from ppo_jobs.clock import now
 from ppo_jobs.states import TERMINAL, JobStatus
 
 _jobs = tables.jobs
 _checkpoints = tables.checkpoints
+_garbage = tables.garbage
+
+KEYS_AT_ONCE = 1000
+"""In one statement; drivers take so many parameters and no more."""
 
 # Identifiers come from the clocks of several machines; attempts and iterations do not.
 NEWEST_FIRST = (_checkpoints.c.attempt.desc(), _checkpoints.c.iteration.desc(), _checkpoints.c.id.desc())
@@ -42,6 +51,10 @@ def expired_by_retention(session: Session, job_id: str) -> list[tuple[str, str]]
 
 def garbage_keys(session: Session, keys: Sequence[str]) -> list[str]:
     """Of the keys `{job}/{attempt}/{checkpoint}` in a store, those that no row names and no attempt is writing."""
+    return [key for few in _portions(keys) for key in _garbage_among(session, few)]
+
+
+def _garbage_among(session: Session, keys: Sequence[str]) -> list[str]:
     known = set(session.execute(select(_checkpoints.c.key).where(_checkpoints.c.key.in_(keys))).scalars())
     unnamed = [key for key in keys if key not in known]
     running = session.execute(
@@ -51,6 +64,27 @@ def garbage_keys(session: Session, keys: Sequence[str]) -> list[str]:
     )
     being_written = tuple(f"{row.id}/{row.attempt}/" for row in running)
     return [key for key in unnamed if not key.startswith(being_written)]
+
+
+def _portions(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (keys[start : start + KEYS_AT_ONCE] for start in range(0, len(keys), KEYS_AT_ONCE))
+
+
+def discard(session: Session, prefixes: Sequence[str]) -> None:
+    """Files below these prefixes that no row names are garbage from the commit on."""
+    if prefixes:
+        session.execute(insert(_garbage).values([{"prefix": prefix, "created_at": now()} for prefix in prefixes]))
+
+
+def discarded(session: Session) -> list[str]:
+    """The prefixes that somebody has yet to look at, oldest first."""
+    query = select(_garbage.c.prefix).order_by(_garbage.c.created_at, _garbage.c.prefix).limit(KEYS_AT_ONCE)
+    return list(session.execute(query).scalars())
+
+
+def cleared(session: Session, prefixes: Sequence[str]) -> None:
+    """Below these there is no garbage any more."""
+    session.execute(delete(_garbage).where(_garbage.c.prefix.in_(prefixes)))
 
 
 def awaited_by_other_jobs(session: Session, ids: Sequence[str]) -> set[str]:

@@ -4,7 +4,7 @@ import pytest
 
 from ppo_jobs.artifacts import open_artifacts
 from ppo_jobs.queue import celery_app
-from ppo_jobs.repository import claims
+from ppo_jobs.repository import checkpoints, claims, jobs
 from ppo_jobs.states import AttemptOutcome, JobStatus, QueueName, ReasonCode
 from tests.worker.workplace import Workplace, eventually, spec_of
 from worker import sweeper as sweeping
@@ -100,9 +100,81 @@ def test_files_without_a_row_are_deleted_when_they_are_old(place: Workplace, mon
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "manifest.json").write_text('{"files": []}')
     store.put("job_gone/1/ckpt_gone", tmp_path / "files")
-    sweeper = a_sweeper(place)
-    sweeper.clean()
+    a_sweeper(place).sweep()
     assert list(store.keys()) == ["job_gone/1/ckpt_gone"]
     monkeypatch.setattr(sweeping, "GARBAGE_SECONDS", 0.0)
-    sweeper.clean()
+    a_sweeper(place).clean()
     assert list(store.keys()) == []
+
+
+def test_a_deleted_jobs_files_go_at_the_next_sweep_whoever_does_it(place: Workplace) -> None:
+    store = open_artifacts(place.settings.artifacts_url)
+    job_id = place.run(spec_of(iterations=3, checkpoints={"every_timesteps": 64, "keep_last": 5})).id
+    other = place.run(spec_of(iterations=2)).id
+    kept = list(store.keys(other))
+    assert len(list(store.keys(job_id))) >= 3 and kept
+    with place.database.write() as session:
+        jobs.delete_job(session, place.tenant, job_id)
+    a_sweeper(place).sweep()
+    assert list(store.keys()) == kept
+    with place.database.read() as session:
+        assert checkpoints.discarded(session) == []
+
+
+def test_a_deleted_checkpoints_files_go_while_its_attempt_goes_on(place: Workplace, tmp_path) -> None:
+    store = open_artifacts(place.settings.artifacts_url)
+    spec = spec_of(iterations=500, kwargs={"seconds_per_step": 0.001}, checkpoints={"every_timesteps": 64})
+    spec["env"]["id"] = "test/Slow-v0"
+    job_id = place.accept(spec)
+    with place.running(place.claim()):
+        first = eventually(lambda: len(place.checkpoints(job_id)) >= 2 and place.checkpoints(job_id)[-1])
+        with place.database.write() as session:
+            key = checkpoints.delete_checkpoint(session, place.tenant, first)
+        a_sweeper(place).sweep()
+        assert key not in set(store.keys())
+        place.draining.set()
+
+
+def test_what_a_lost_attempt_was_storing_goes_at_the_next_sweep_and_its_checkpoints_stay(
+    place: Workplace, tmp_path
+) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "manifest.json").write_text('{"files": []}')
+    store = open_artifacts(place.settings.artifacts_url)
+    job_id = place.accept(spec_of())
+    claim = place.claim()
+    store.put(f"{job_id}/1/ckpt_without_a_row", tmp_path / "files")
+    store.put(f"{job_id}/2/ckpt_of_the_next", tmp_path / "files")
+    a_sweeper(place).sweep()
+    assert len(list(store.keys())) == 2
+    reason = claims.Reason(ReasonCode.WORKER_LOST, "reaped", True)
+    with place.database.write() as session:
+        claims.requeue(session, *claim.key, outcome=AttemptOutcome.LOST, reason=reason)
+    place.claim()
+    a_sweeper(place).sweep()
+    assert list(store.keys()) == [f"{job_id}/2/ckpt_of_the_next"]
+
+
+def test_files_that_cannot_be_deleted_now_are_tried_again(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_artifacts(place.settings.artifacts_url)
+    job_id = place.run(spec_of(iterations=1)).id
+    with place.database.write() as session:
+        jobs.delete_job(session, place.tenant, job_id)
+    with monkeypatch.context() as broken:
+        broken.setattr("shutil.rmtree", refuse)
+        a_sweeper(place).sweep()
+    assert list(store.keys())
+    a_sweeper(place).sweep()
+    assert not list(store.keys())
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_a_part_of_the_sweep_that_fails_keeps_no_job_waiting(place: Workplace, monkeypatch) -> None:
+    job_id = a_job_whose_lease_ran_out(place)
+    monkeypatch.setattr(sweeping, "release_orphans", refuse)
+    monkeypatch.setattr(Sweeper, "clean", refuse)
+    sweeper = a_sweeper(place)
+    eventually(lambda: (sweeper.sweep(), place.job(job_id).status is JobStatus.QUEUED)[1], seconds=10)

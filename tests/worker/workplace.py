@@ -117,6 +117,11 @@ class Workplace:
     def ended(self, job_id: str, status: JobStatus = JobStatus.SUCCEEDED) -> Callable[[], bool]:
         return lambda: self.job(job_id).status is status
 
+    def checkpoints(self, job_id: str) -> list[str]:
+        """Their ids, newest first."""
+        with self.database.read() as session:
+            return [found.id for found in checkpoints.list_checkpoints(session, self.tenant, job_id, 100).data]
+
     def policy_sha256(self, job_id: str) -> str:
         """Of the final checkpoint."""
         with self.database.read() as session:

@@ -38,7 +38,7 @@ class Services:
     streams: Streams
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
     services = request.app.state.services
     assert isinstance(services, Services)
     return services
@@ -72,7 +72,7 @@ def principal_of(
 PrincipalOf = Annotated[Principal, Depends(principal_of)]
 
 
-def job_id_of(
+async def job_id_of(
     job_id: Annotated[
         str, Path(json_schema_extra={"pattern": f"^job_{_ID_PATTERN}$"}, examples=["job_061yqb5zn9r4w7v0k8m2t6x3c1"])
     ],
@@ -86,7 +86,7 @@ def job_id_of(
     return job_id
 
 
-def checkpoint_id_of(
+async def checkpoint_id_of(
     checkpoint_id: Annotated[
         str, Path(json_schema_extra={"pattern": f"^ckpt_{_ID_PATTERN}$"}, examples=["ckpt_061yqb6a3h5w8v1k9m3t7x4d2e"])
     ],
@@ -100,7 +100,7 @@ def checkpoint_id_of(
     return checkpoint_id
 
 
-def evaluation_id_of(
+async def evaluation_id_of(
     evaluation_id: Annotated[
         str, Path(json_schema_extra={"pattern": f"^eval_{_ID_PATTERN}$"}, examples=["eval_061yqb6f7k5w8v1k9m3t7x4d2e"])
     ],

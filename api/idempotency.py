@@ -8,8 +8,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from celery import Celery
-from fastapi import Request
-from fastapi.responses import JSONResponse
+from fastapi import Request, Response
 from sqlalchemy.orm import Session
 from starlette.background import BackgroundTask
 
@@ -43,7 +42,7 @@ def intent_of(request: Request, principal: Principal, key: str | None, body: Any
 
 def answer_once(
     services: Services, intent: Intent, model: type[Accepted], act: Callable[[Session], tuple[int, Accepted]]
-) -> JSONResponse:
+) -> Response:
     """Does `act` and stores its answer in one transaction, or gives the stored answer; then wakes who waits for work.
 
     Args:
@@ -52,25 +51,35 @@ def answer_once(
         IdempotencyMismatch: the key was used for another request.
     """
     with services.database.write() as session:
-        if intent.key is None:
-            return _answer(services.queue, *act(session))
-        stored = idempotency.answered(session, intent.tenant_id, intent.key, request_hash=intent.request_hash)
-        if stored is not None:
-            answer = _answer(services.queue, stored.status, model.model_validate(stored.body))
-            answer.headers["Idempotency-Replayed"] = "true"
-            return answer
+        status, accepted, is_repeated = _once(session, intent, model, act)
+    answer = _answer(services.queue, status, accepted)
+    if is_repeated:
+        answer.headers["Idempotency-Replayed"] = "true"
+    return answer
+
+
+def _once(
+    session: Session, intent: Intent, model: type[Accepted], act: Callable[[Session], tuple[int, Accepted]]
+) -> tuple[int, Accepted, bool]:
+    """Status, what was accepted, and whether that was told before."""
+    if intent.key is None:
         status, accepted = act(session)
-        body = accepted.model_dump(mode="json")
-        idempotency.remember(
-            session, intent.tenant_id, intent.key, request_hash=intent.request_hash, status=status, body=body
-        )
-        return _answer(services.queue, status, accepted)
+        return status, accepted, False
+    stored = idempotency.answered(session, intent.tenant_id, intent.key, request_hash=intent.request_hash)
+    if stored is not None:
+        return stored.status, model.model_validate(stored.body), True
+    status, accepted = act(session)
+    body = accepted.model_dump(mode="json")
+    idempotency.remember(
+        session, intent.tenant_id, intent.key, request_hash=intent.request_hash, status=status, body=body
+    )
+    return status, accepted, False
 
 
-def _answer(queue: Celery, status: int, accepted: Job | Evaluation) -> JSONResponse:
+def _answer(queue: Celery, status: int, accepted: Job | Evaluation) -> Response:
     """What was accepted; a worker is woken after it was sent, since the broker may be slow and the sweeper wakes one
     anyway."""
-    answer = JSONResponse(accepted.model_dump(mode="json"), status)
+    answer = Response(accepted.model_dump_json(), status, media_type="application/json")
     if status == HTTPStatus.CREATED:
         answer.headers["Location"] = f"/v1/{accepted.object}s/{accepted.id}"
         answer.background = BackgroundTask(publish, queue, accepted.wants)

@@ -3,6 +3,7 @@
 import json
 import os
 import sqlite3
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -93,11 +94,13 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._is_sqlite = engine.dialect.name == "sqlite"
+        self._writing = threading.Lock()
         self._writer = engine.execution_options(**{_WRITES: True})
         self._reader = engine
         if engine.dialect.name == "postgresql":
             self._reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        _forget_connections_after_fork(engine)
+        _start_afresh_after_fork(self)
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -106,7 +109,7 @@ class Database:
         Raises:
             DatabaseUnavailable: the connection was lost, or a lock was not given in time. A commit may have happened.
         """
-        with _availability(), Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with _availability(), self._turn(), Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
@@ -122,6 +125,25 @@ class Database:
     def dispose(self) -> None:
         """Closes every idle connection."""
         self.engine.dispose()
+
+    def start_afresh(self) -> None:
+        """After a fork: two processes on one connection would read each other's answers, and none gives this lock."""
+        self._writing = threading.Lock()
+        self.engine.dispose(close=False)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """SQLite has one writer at a time, and whoever waits there sleeps for up to a tenth of a second before it looks
+        again. Threads of one process are woken here as soon as it is their turn."""
+        if not self._is_sqlite:
+            yield
+            return
+        if not self._writing.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
+            raise DatabaseUnavailable("the writers before this one did not end in time")
+        try:
+            yield
+        finally:
+            self._writing.release()
 
 
 @contextmanager
@@ -149,7 +171,7 @@ def _sqlite_engine(url: str, *, durable: bool) -> Engine:
     except OSError as error:
         raise DatabaseUnavailable(f"the database's directory cannot be made: {error}") from error
     engine = create_engine(
-        url, json_serializer=_encode, pool_size=5, max_overflow=5, pool_timeout=10, connect_args={"timeout": 10}
+        url, json_serializer=_encode, pool_size=10, max_overflow=0, pool_timeout=10, connect_args={"timeout": 10}
     )
 
     def configure(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
@@ -198,8 +220,9 @@ def _postgresql_engine(url: str) -> Engine:
     engine = create_engine(
         url,
         json_serializer=_encode,
-        pool_size=5,
-        max_overflow=5,
+        # No more are opened than are kept: a connection beyond would be closed after each use.
+        pool_size=10,
+        max_overflow=0,
         pool_timeout=10,
         pool_pre_ping=True,
         connect_args=arguments,
@@ -210,13 +233,12 @@ def _postgresql_engine(url: str) -> Engine:
     return engine
 
 
-def _forget_connections_after_fork(engine: Engine) -> None:
-    """Two processes on one connection would read each other's answers."""
-    reference = weakref.ref(engine)
+def _start_afresh_after_fork(database: Database) -> None:
+    reference = weakref.ref(database)
 
-    def forget() -> None:
+    def start_afresh() -> None:
         forked = reference()
         if forked is not None:
-            forked.dispose(close=False)
+            forked.start_afresh()
 
-    os.register_at_fork(after_in_child=forget)
+    os.register_at_fork(after_in_child=start_afresh)

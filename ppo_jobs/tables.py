@@ -12,10 +12,12 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Dialect,
     Double,
     ForeignKey,
     ForeignKeyConstraint,
+    FromClause,
     Index,
     Integer,
     MetaData,
@@ -23,6 +25,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    literal_column,
     text,
 )
 from sqlalchemy.types import TypeEngine
@@ -169,6 +172,13 @@ Index(
     sqlite_where=text("status = 'running'"),
     postgresql_where=text("status = 'running'"),
 )
+
+
+def has_status(jobs: FromClause, status: JobStatus) -> ColumnElement[bool]:
+    """Of `jobs` or an alias of it. The status is part of the SQL: for a parameter, SQLite uses no partial index."""
+    is_status: ColumnElement[bool] = jobs.c.status == literal_column(f"'{status}'")
+    return is_status
+
 
 attempts = Table(
     "attempts",

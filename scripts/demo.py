@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -63,8 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def service(folder: Path) -> Iterator[Client]:
-    """The whole service, with its data in `folder`, until the block ends."""
+def service(folder: Path, *, variables: Mapping[str, str] | None = None) -> Iterator[Client]:
+    """The whole service, with its data in `folder`, until the block ends.
+
+    Args:
+        variables: settings of it that are not the defaults.
+    """
     command = [PPO, "up", "--data-dir", str(folder), "--port", "0"]
     print(f"Starting the service in {folder}", flush=True)
     with (folder / "demo.log").open("wb") as log:
@@ -74,7 +78,7 @@ def service(folder: Path) -> Iterator[Client]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**ENVIRONMENT, PARENT_VARIABLE: str(os.getpid())},
+            env={**ENVIRONMENT, PARENT_VARIABLE: str(os.getpid()), **(variables or {})},
             start_new_session=True,
         )
     try:

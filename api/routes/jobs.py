@@ -24,7 +24,7 @@ from api.retries import retry
 from api.submission import resolved_spec
 from api.waiting import read_when_new
 from ppo_engine.spec import TrainingSpec, settings_made, wanted_queue
-from ppo_jobs.repository import jobs, workers
+from ppo_jobs.repository import jobs
 from ppo_jobs.schemas import Attempt, Job, JobPatch, Page, RetryRequest
 from ppo_jobs.states import JobStatus, QueueName
 
@@ -60,8 +60,7 @@ def submit_job(
     """Submit a job. Only `env.id` is required; the preset of the environment fills in the rest."""
     sent = settings_made(spec)
     with services.database.read() as session:
-        catalogue = workers.environments(session)
-    resolved = resolved_spec(spec, catalogue)
+        resolved = resolved_spec(session, spec)
     wants = QueueName(wanted_queue(resolved))
     return answer_once(
         services,

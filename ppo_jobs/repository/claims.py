@@ -22,6 +22,7 @@ from ppo_jobs.repository.retention import discard
 from ppo_jobs.repository.transitions import Reason as Reason
 from ppo_jobs.repository.transitions import page_of, storable_reason, transition
 from ppo_jobs.states import TERMINAL, AttemptOutcome, EventType, JobKind, JobStatus, QueueName, ReasonCode
+from ppo_jobs.tables import has_status
 
 _jobs = tables.jobs
 _attempts = tables.attempts
@@ -88,7 +89,7 @@ def claim(session: Session, *, worker_id: str, queue: QueueName, lease_seconds: 
     """Takes the first job of a queue: highest priority, then oldest. None if the queue is empty."""
     first = (
         select(_jobs.c.id)
-        .where(_jobs.c.status == JobStatus.QUEUED, _jobs.c.queue == queue)
+        .where(has_status(_jobs, JobStatus.QUEUED), _jobs.c.queue == queue)
         .order_by(_jobs.c.priority.desc(), _jobs.c.created_at, _jobs.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -283,7 +284,7 @@ def reap_expired(session: Session) -> list[tuple[str, QueueName]]:
     """
     expired = session.execute(
         select(_jobs.c.id, _jobs.c.attempt, _jobs.c.queue, _jobs.c.worker_id)
-        .where(_jobs.c.status == JobStatus.RUNNING, _jobs.c.lease_expires_at < now())
+        .where(has_status(_jobs, JobStatus.RUNNING), _jobs.c.lease_expires_at < now())
         .order_by(_jobs.c.lease_expires_at)
         .with_for_update(skip_locked=True)
     ).all()
@@ -297,7 +298,7 @@ def queued_queues(session: Session, *, older_than_seconds: float) -> list[QueueN
     """The queues in which a job has waited so long that its message may have been lost."""
     query = (
         select(_jobs.c.queue)
-        .where(_jobs.c.status == JobStatus.QUEUED, _jobs.c.status_at < now() - older_than_seconds)
+        .where(has_status(_jobs, JobStatus.QUEUED), _jobs.c.status_at < now() - older_than_seconds)
         .distinct()
         .order_by(_jobs.c.queue)
     )

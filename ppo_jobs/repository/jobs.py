@@ -21,6 +21,8 @@ from ppo_jobs.states import TERMINAL, JobKind, JobStatus, QueueName, ReasonCode
 
 _jobs = tables.jobs
 _checkpoints = tables.checkpoints
+_INSERT = insert(_jobs).values(status_at=now(), created_at=now(), updated_at=now()).returning(_jobs)
+"""Made once: to put it together takes longer than to execute it."""
 
 
 def insert_job(
@@ -40,31 +42,27 @@ def insert_job(
         parent: the job, and the checkpoint if any, that this one goes on from.
     """
     row = session.execute(
-        insert(_jobs)
-        .values(
-            id=new_job_id(),
-            tenant_id=tenant_id,
-            kind=JobKind.TRAIN,
-            name=resolved.name,
-            metadata=dict(resolved.metadata),
-            group_name=resolved.group,
-            env_id=resolved.env.id,
-            spec=spec,
-            resolved_spec=resolved.model_dump(mode="json"),
-            spec_version=SPEC_VERSION,
-            queue=wants,
-            priority=resolved.priority,
-            parent=None if parent is None else parent.model_dump(mode="json"),
-            status=JobStatus.QUEUED,
-            status_at=now(),
-            max_attempts=resolved.max_attempts,
-            total_timesteps=resolved.ppo.total_timesteps,
-            latest_metrics={},
-            last_seq=1,
-            created_at=now(),
-            updated_at=now(),
-        )
-        .returning(_jobs)
+        _INSERT,
+        {
+            "id": new_job_id(),
+            "tenant_id": tenant_id,
+            "kind": JobKind.TRAIN,
+            "name": resolved.name,
+            "metadata": dict(resolved.metadata),
+            "group_name": resolved.group,
+            "env_id": resolved.env.id,
+            "spec": spec,
+            "resolved_spec": resolved.model_dump(mode="json"),
+            "spec_version": SPEC_VERSION,
+            "queue": wants,
+            "priority": resolved.priority,
+            "parent": None if parent is None else parent.model_dump(mode="json"),
+            "status": JobStatus.QUEUED,
+            "max_attempts": resolved.max_attempts,
+            "total_timesteps": resolved.ppo.total_timesteps,
+            "latest_metrics": {},
+            "last_seq": 1,
+        },
     ).one()
     write_first_event(session, row)
     return _present(session, [row])[0]

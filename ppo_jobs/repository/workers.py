@@ -12,6 +12,7 @@ from ppo_jobs import tables
 from ppo_jobs.clock import now, utc
 from ppo_jobs.schemas import Worker
 from ppo_jobs.states import JobStatus, QueueName
+from ppo_jobs.tables import has_status
 
 _workers = tables.workers
 _environments = tables.environments
@@ -83,7 +84,7 @@ def list_workers(session: Session) -> list[Worker]:
     jobs = tables.jobs
     busy = (
         select(func.count())
-        .where(jobs.c.status == JobStatus.RUNNING, jobs.c.worker_id == _workers.c.id)
+        .where(has_status(jobs, JobStatus.RUNNING), jobs.c.worker_id == _workers.c.id)
         .scalar_subquery()
     )
     is_alive = _workers.c.heartbeat_at + _workers.c.lease_seconds > now()
@@ -119,6 +120,11 @@ def environment(session: Session, id: str) -> EnvironmentDescription | None:
     query = select(_environments.c.description).where(_environments.c.id == id)
     description = session.execute(query).scalar_one_or_none()
     return None if description is None else EnvironmentDescription.model_validate(description)
+
+
+def environment_ids(session: Session) -> list[str]:
+    """The ids of the catalogue, in order."""
+    return list(session.execute(select(_environments.c.id).order_by(_environments.c.id)).scalars())
 
 
 def _publish(session: Session, environment: EnvironmentDescription, *, worker_id: str) -> None:

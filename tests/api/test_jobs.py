@@ -2,8 +2,11 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+from sqlalchemy import insert
+
 from api.dependencies import MAX_SEQ
 from ppo_engine.presets import presets
+from ppo_jobs import tables
 from tests.api import deployment
 
 
@@ -17,6 +20,14 @@ def test_a_job_needs_only_an_environment(client):
     tuned = presets()["CartPole-v1"].spec["ppo"]
     assert job["resolved_spec"]["ppo"] == job["resolved_spec"]["ppo"] | tuned
     assert client.get(answer.headers["location"]).json() == job
+
+
+def test_a_submission_reads_its_own_entry_of_the_catalogue_only(client, database):
+    with database.write() as session:
+        session.execute(insert(tables.environments).values(id="Odd-v0", description={}, worker_id="w", updated_at=1.0))
+    assert client.post("/v1/jobs", json={"env": {"id": "CartPole-v1"}}).status_code == 201
+    answer = client.post("/v1/jobs", json={"env": {"id": "CartPol-v1"}})
+    assert "did you mean CartPole-v1?" in answer.json()["detail"]
 
 
 def test_a_missing_seed_is_drawn_and_recorded(client):

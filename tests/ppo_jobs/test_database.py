@@ -7,7 +7,9 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event
 
 import pytest
 from sqlalchemy import make_url, text
@@ -168,6 +170,53 @@ def test_a_forked_process_opens_connections_of_its_own(database: Database, tenan
     submit(database, tenant)
     with database.read() as session:
         assert len(jobs.list_jobs(session, tenant, limit=9).data) == 2
+
+
+def test_a_writer_of_the_same_process_waits_without_a_connection_and_then_has_its_turn(database: Database) -> None:
+    if not _is_sqlite(database):
+        pytest.skip("PostgreSQL has many writers at a time")
+
+    def write(name: str) -> None:
+        with database.write() as session:
+            tenants.create_tenant(session, name)
+
+    pool = database.engine.pool
+    assert isinstance(pool, QueuePool)
+    with ThreadPoolExecutor(20) as threads:
+        with database.write() as session:
+            tenants.create_tenant(session, "0")
+            waiting = [threads.submit(write, str(number)) for number in range(1, 20)]
+            assert not wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED).done
+            assert pool.checkedout() == 1
+        for written in waiting:
+            written.result(timeout=30)
+    assert len(_names(database)) == 20
+
+
+def test_a_process_that_was_forked_while_another_thread_had_its_turn_can_write(database: Database) -> None:
+    def write() -> None:
+        with database.write() as session:
+            tenants.create_tenant(session, "child")
+        os._exit(0)
+
+    with ThreadPoolExecutor(1) as threads:
+        writing, forked = Event(), Event()
+
+        def hold() -> None:
+            with database.write() as session:
+                writing.set()
+                assert forked.wait(30)
+                tenants.create_tenant(session, "parent")
+
+        held = threads.submit(hold)
+        assert writing.wait(30)
+        child = multiprocessing.get_context("fork").Process(target=write)
+        child.start()
+        forked.set()
+        held.result(timeout=30)
+        child.join(30)
+    assert child.exitcode == 0
+    assert _names(database) == ["child", "parent"]
 
 
 def test_numbers_and_texts_come_back_as_they_were(database: Database, tenant: str) -> None:

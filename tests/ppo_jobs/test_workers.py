@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from ppo_engine.spec import EnvironmentDescription
 from ppo_jobs import tables
@@ -135,3 +135,29 @@ def test_priority_moves_a_job_ahead_in_its_queue_only(
         submit(database, tenant, queue=queue)
     waiting = submit(database, tenant, priority=ahead)
     assert _reason(database, tenant, waiting.id)[0] == position
+
+
+def test_places_and_claims_are_found_in_the_index_of_what_is_queued(database: Database, tenant: str) -> None:
+    """Otherwise each submission would look at every job that there ever was."""
+    if database.engine.dialect.name != "sqlite":
+        pytest.skip("of some rows, PostgreSQL reads the table")
+    sent: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        sent.append((statement, parameters))
+
+    waiting = submit(database, tenant)
+    event.listen(database.engine, "before_cursor_execute", note)
+    assert _reason(database, tenant, waiting.id)[0] == 1
+    claim(database, worker_id="w1")
+    event.remove(database.engine, "before_cursor_execute", note)
+    ordered = [
+        (statement, parameters) for statement, parameters in sent if "priority" in statement.partition("WHERE")[2]
+    ]
+    assert len(ordered) == 2
+    with database.read() as session:
+        for statement, parameters in ordered:
+            plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+            told = [row.detail for row in plan]
+            assert any("ix_jobs_queue_order" in detail for detail in told), told
+            assert not [detail for detail in told if detail.startswith("SCAN jobs")], told

@@ -14,6 +14,7 @@ from ppo_engine.spec import EnvironmentDescription, InvalidSpec, SpecFault, Trai
 from ppo_jobs.repository import workers
 
 CATALOGUE_RETRY_SECONDS = 2
+UNKNOWN = "unknown argument"
 
 
 def resolved_spec(session: Session, spec: TrainingSpec) -> TrainingSpec:
@@ -52,7 +53,13 @@ def _kwargs_faults(spec: TrainingSpec, environment: EnvironmentDescription) -> I
     for error in validator.iter_errors(spec.env.kwargs):
         pointer = "/env/kwargs" + "".join(f"/{escape(part)}" for part in error.instance_path)
         unknown = getattr(error.kind, "unexpected", None)
-        if unknown is None:
+        if unknown is not None:
+            yield from (SpecFault(f"{pointer}/{escape(name)}", _refusal(name, environment)) for name in unknown)
+        elif pointer != "/env/kwargs":
+            # What is missing is found when the spec is resolved.
             yield SpecFault(pointer, error.message)
-        else:
-            yield from (SpecFault(f"{pointer}/{escape(name)}", "unknown argument") for name in unknown)
+
+
+def _refusal(argument: str, environment: EnvironmentDescription) -> str:
+    unsupported = environment.kwargs_schema.get("unsupported")
+    return str(unsupported.get(argument, UNKNOWN)) if isinstance(unsupported, dict) else UNKNOWN

@@ -422,6 +422,10 @@ class EnvironmentDescription(BaseModel):
     id: str
     origin: str
     """Distribution that provides it, with its version."""
+    plugin: str | None = None
+    """Entry point of the plugin that registers it; None of those that are offered without one."""
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """The arguments that it has here; without those that it needs, spaces and sizes are empty."""
     supported: bool
     unsupported_reason: str | None = None
     observation_space: dict[str, JsonValue]
@@ -443,6 +447,10 @@ class EnvironmentDescription(BaseModel):
     """Whether it has a method `action_masks()`; others may give masks in `info["action_mask"]`."""
     resume: Literal["exact", "approximate"] = "exact"
     resume_note: str | None = None
+
+    def describes(self, env: EnvSpec) -> bool:
+        """Whether the spaces here are those that the environment has with the arguments of a spec."""
+        return self.arguments == env.kwargs and bool(self.observation_space or not self.supported)
 
 
 def stacking_fault(env: EnvSpec) -> SpecFault | None:
@@ -469,6 +477,22 @@ def masking_fault(env: EnvSpec) -> SpecFault | None:
 def wanted_queue(spec: TrainingSpec) -> Literal["cpu", "cuda"]:
     """The queue that a resolved spec waits in: an MLP trains on the CPU unless its user asks for CUDA."""
     return "cuda" if spec.device == "cuda" else "cpu"
+
+
+def resolution_of(spec: TrainingSpec) -> dict[str, Any]:
+    """A resolved spec as JSON, without the fields that are to be settled where the environment is made."""
+    document = spec.model_dump(mode="json")
+    for name in spec.model_fields_set:
+        if isinstance(section := getattr(spec, name), SpecModel):
+            document[name] = {k: v for k, v in document[name].items() if k in section.model_fields_set}
+    if "backend" not in spec.model_fields_set:
+        del document["backend"]
+    return document
+
+
+def is_settled(spec: TrainingSpec) -> bool:
+    """Whether every field of a resolved spec is set."""
+    return resolution_of(spec) == spec.model_dump(mode="json")
 
 
 def settings_made(model: BaseModel) -> dict[str, Any]:

@@ -15,18 +15,17 @@ from ppo_engine import checkpoint as checkpoints
 from ppo_engine.checkpoint import CheckpointManifest
 from ppo_engine.components import Components, build, observation_space_of
 from ppo_engine.diagnosis import Finding
-from ppo_engine.envs.catalogue import describe_environment
+from ppo_engine.envs.catalogue import describe_with_arguments
 from ppo_engine.envs.spaces import Rows
 from ppo_engine.envs.vector import EXACT, Resumability
 from ppo_engine.evaluate import Acts, Evaluation, evaluate
 from ppo_engine.export import Example, write_bundle
 from ppo_engine.fingerprint import differences, fingerprint
-from ppo_engine.images import images_of, network_for
-from ppo_engine.presets import consistency_faults, resolve
+from ppo_engine.presets import resolve
 from ppo_engine.presets.backends import choose_backend
 from ppo_engine.random import seed_sequence, stream
 from ppo_engine.schedules import coefficients
-from ppo_engine.spec import InvalidSpec, TrainingSpec
+from ppo_engine.spec import TrainingSpec
 from ppo_engine.state import (
     Position,
     StopReason,
@@ -191,7 +190,7 @@ class Trainer:
 
     def _prepare(self, spec: TrainingSpec, *, threads: int, environment_cores: int | None) -> None:
         limit_threads(threads)
-        self.spec = _with_network(resolve(spec, describe_environment(spec.env.id), draw_seed=True))
+        self.spec = resolve(spec, describe_with_arguments(spec.env), draw_seed=True)
         assert self.spec.seed is not None
         backend, reason = choose_backend(self.spec)
         self._components: Components = build(self.spec, self.spec.seed, environment_cores=environment_cores)
@@ -270,18 +269,3 @@ class Trainer:
         elif not np.array_equal(self._components.backend.collector.last_observations, state.arrays["observations"]):
             reasons.append("the environments' observations differ from those of the checkpoint")
         return Resumability("approximate", "; ".join(reasons)) if reasons else EXACT
-
-
-def _with_network(spec: TrainingSpec) -> TrainingSpec:
-    """The resolved spec with a network for the observations that the environment's arguments give it.
-
-    Raises: InvalidSpec where the rest of the spec does not go with that network.
-    """
-    if spec.policy.network != "auto":
-        return spec
-    network = network_for("auto", images_of(observation_space_of(spec.env)))
-    settled = spec.model_copy(update={"policy": spec.policy.model_copy(update={"network": network})})
-    faults = consistency_faults(settled)
-    if faults:
-        raise InvalidSpec(faults)
-    return settled

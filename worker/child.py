@@ -13,9 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from ppo_engine.envs.plugins import prefer_plugin
 from ppo_engine.envs.watchdog import install_timeout_handler
 from ppo_engine.errors import EngineError, EnvironmentFault, EnvironmentTimedOut
-from ppo_engine.spec import CheckpointSpec, EvaluationPlan, InvalidSpec, TrainingSpec
+from ppo_engine.spec import CheckpointSpec, EvaluationPlan, InvalidSpec, TrainingSpec, is_settled
 from ppo_engine.trainer import Progress, Trainer
 from worker.compile import compile_apart
 from worker.episodes import play
@@ -64,6 +65,7 @@ def main() -> int:
     assignment = Assignment.model_validate_json(line)
     lifeline = Lifeline(sys.stdin.buffer)
     lifeline.start()
+    prefer_plugin(assignment.plugin)
     journal = JournalWriter(Path(assignment.run_directory, "journal"))
     end_hangs(journal)
     trainer: Trainer | None = None
@@ -117,7 +119,7 @@ def conclude(journal: JournalWriter, end: EndRecord) -> int:
 
 def train(trainer: Trainer, assignment: Assignment, journal: JournalWriter, lifeline: Lifeline) -> EndRecord:
     """Run iterations until training is finished or a command ends it; a checkpoint is always written last."""
-    journal.append(runtime_record(trainer, fresh=assignment.resume_from is None))
+    journal.append(runtime_record(trainer, assignment))
     checkpoints = Path(assignment.run_directory, "checkpoints")
     keep = trainer.spec.checkpoints
     clock = CheckpointClock(keep, trainer.timesteps)
@@ -148,11 +150,13 @@ def start(spec: TrainingSpec, assignment: Assignment) -> Trainer:
     return Trainer.resume(spec, Path(assignment.resume_from), **cores)
 
 
-def runtime_record(trainer: Trainer, *, fresh: bool) -> RuntimeRecord:
-    resumed = trainer.resumed
+def runtime_record(trainer: Trainer, assignment: Assignment) -> RuntimeRecord:
+    resumed, given = trainer.resumed, assignment.spec
+    was_settled = isinstance(given, TrainingSpec) and is_settled(given)
     return RuntimeRecord(
         runtime=trainer.runtime,
-        resumed_iteration=0 if fresh else trainer.iteration,
+        settled_spec=None if was_settled else trainer.spec.model_dump(mode="json"),
+        resumed_iteration=0 if assignment.resume_from is None else trainer.iteration,
         resume=resumed.kind if resumed else None,
         resume_reason=resumed.reason if resumed else None,
     )

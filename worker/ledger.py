@@ -142,6 +142,8 @@ class Ledger:
         if batch.runtime is not None:
             resumed_from = self._resumed_from.id if self._resumed_from else None
             claims.set_runtime(session, job_id, attempt, batch.runtime.runtime, resumed_from)
+            if batch.runtime.settled_spec is not None:
+                claims.settle_spec(session, job_id, attempt, batch.runtime.settled_spec)
         if pending.log:
             logs.append_log(session, job_id, attempt, pending.log)
         last_seq = claims.append(

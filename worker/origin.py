@@ -32,6 +32,8 @@ class Origin:
     checkpoint: StoredCheckpoint | None
     known: Known
     """What the ledger has beyond `iteration_after`."""
+    plugin: str | None = None
+    """The one that registers the environment, by the catalogue."""
 
     @property
     def resumed_from(self) -> StoredCheckpoint | None:
@@ -56,6 +58,7 @@ class Origin:
             spec=self.work,
             run_directory=str(run.path),
             resume_from=str(run.resume) if self.checkpoint else None,
+            plugin=self.plugin,
             played=self._played() if isinstance(self.work, EvaluationPlan) else (),
         )
 

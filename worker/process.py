@@ -150,7 +150,8 @@ class Child:
 
     def assign(self, assignment: Assignment) -> None:
         """Hand it the work that it waits for."""
-        self._write(assignment.model_dump_json())
+        # What is to be settled where the environment is made stays unset.
+        self._write(assignment.model_dump_json(exclude_unset=True))
 
     def _write(self, line: str) -> None:
         assert self._process.stdin is not None

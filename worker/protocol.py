@@ -41,6 +41,8 @@ class Assignment(Message):
     """Directory of a verified checkpoint: to go on from, or to evaluate."""
     played: tuple[Episodes, ...] = ()
     """The blocks of an evaluation that earlier attempts have played."""
+    plugin: str | None = None
+    """The one whose code may run to make the environment."""
     threads: int = 1
 
 
@@ -88,6 +90,8 @@ class RuntimeRecord(Message):
     """0 for a fresh start."""
     resume: Literal["exact", "approximate"] | None
     resume_reason: str | None
+    settled_spec: dict[str, JsonValue] | None = None
+    """Where the environment had to be made for it: the spec as it is trained."""
 
 
 class MetricsRecord(Message):

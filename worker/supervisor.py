@@ -13,10 +13,10 @@ from ppo_engine.spec import TrainingSpec
 from ppo_jobs.artifacts import ArtifactStore
 from ppo_jobs.database import Database
 from ppo_jobs.errors import DatabaseUnavailable, LeaseLost, StorageFull
-from ppo_jobs.repository import claims
+from ppo_jobs.repository import claims, workers
+from ppo_jobs.repository.checkpoints import StoredCheckpoint
 from ppo_jobs.settings import Settings
 from ppo_jobs.states import AttemptOutcome, JobStatus, ReasonCode
-from worker.batches import Known
 from worker.journal import JournalCorrupt
 from worker.lease import Lease
 from worker.ledger import Ledger, UsageMeter
@@ -170,7 +170,7 @@ class Attempt:
             return Verdict(AttemptOutcome.FAILED, ReasonCode.CHECKPOINT_UNREADABLE, str(error))
         except StorageFull as error:
             return Verdict(AttemptOutcome.FAILED, ReasonCode.STORAGE_FULL, str(error), retryable=True)
-        origin = Origin(spec, checkpoint, self._known(iteration_after(spec, checkpoint)))
+        origin = self._origin(spec, checkpoint)
         memory_kills_before = memory_kills()
         with ExitStack() as stack:
             child = self._start_child()
@@ -206,12 +206,14 @@ class Attempt:
             run.log, variables=child_variables(os.environ, threads=1, gpu=slot.gpu), directory=run.scratch
         )
 
-    def _known(self, iteration: int) -> Known:
-        """What the ledger has of the work beyond an iteration."""
+    def _origin(self, spec: Work, checkpoint: StoredCheckpoint | None) -> Origin:
+        """What the attempt starts from, with what the database knows of that."""
         while True:
             try:
                 with self._slot.database.read() as session:
-                    return claims.training_events_after(session, self._claim.job_id, iteration)
+                    known = claims.training_events_after(session, self._claim.job_id, iteration_after(spec, checkpoint))
+                    described = workers.environment(session, spec.env.id)
+                return Origin(spec, checkpoint, known, described.plugin if described is not None else None)
             except DatabaseUnavailable as error:
                 wait_for_database(error, self._claim, self._slot, self._lease)
 

@@ -66,7 +66,7 @@ def show_environment(environment: "Environment", *, as_json: bool) -> None:
     if as_json:
         print_model(environment)
         return
-    arguments = environment.kwargs_schema.get("properties")
+    arguments, required = (environment.kwargs_schema.get(key) for key in ("properties", "required"))
     print_sheet(
         {
             "environment": environment.id,
@@ -76,6 +76,7 @@ def show_environment(environment: "Environment", *, as_json: bool) -> None:
             "action": space_in_words(environment.action_space),
             "steps": str(environment.max_episode_steps or "no limit"),
             "arguments": "\n".join(map(argument_in_words, arguments.items())) if isinstance(arguments, dict) else None,
+            "needs": ", ".join(map(str, required)) if isinstance(required, list) else None,
             "preset": "tuned" if environment.preset else "none, general hyperparameters",
             "resume": environment.resume + (f": {environment.resume_note}" if environment.resume_note else ""),
         }
@@ -87,8 +88,15 @@ def argument_in_words(argument: "tuple[str, object]") -> str:
     name, schema = argument
     if not isinstance(schema, dict):
         return name
-    kind = " or ".join(map(str, schema["enum"])) if "enum" in schema else schema.get("type", "?")
-    return f"{name}: {kind}" + (f", by default {schema['default']}" if "default" in schema else "")
+    return f"{name}: {_kind_in_words(schema)}" + (f", by default {schema['default']}" if "default" in schema else "")
+
+
+def _kind_in_words(schema: "Mapping[str, object]") -> str:
+    options = schema.get("anyOf")
+    if isinstance(options, list):
+        return " or ".join(_kind_in_words(option) for option in options)
+    named = schema.get("enum")
+    return " or ".join(map(str, named)) if isinstance(named, list) else str(schema.get("type", "?"))
 
 
 def _environment_row(environment: "Environment") -> list[str]:
@@ -110,7 +118,7 @@ def space_in_words(space: "Mapping[str, object]") -> str:
         if value is not None and not (key == "shape" and space.get("type") != "Box"):
             sizes = value if isinstance(value, list) else [value]
             return f"{space['type']}({', '.join(map(str, sizes))})"
-    return str(space.get("type", "?"))
+    return str(space.get("type", "by its arguments"))
 
 
 @click.command()

@@ -12,7 +12,7 @@ from torch import Tensor
 from ppo_engine.cuda.generators import device_generator, generator_state, restore_generator
 from ppo_engine.cuda.physics import Acrobot, CartPole, MountainCar, MountainCarContinuous, Pendulum, Physics
 from ppo_engine.envs.arguments import checked_kwargs
-from ppo_engine.envs.registry import argument_schema, episode_limit, find_environment, make_unlimited
+from ppo_engine.envs.registry import environment_arguments, episode_limit, find_environment, make_unlimited
 from ppo_engine.envs.spaces import ObservationEncoder, action_space_of
 from ppo_engine.envs.vector import EXACT, EnvironmentState, Resumability, Step, Vectorization
 from ppo_engine.spec import EnvSpec, InvalidSpec, SpecFault
@@ -67,7 +67,7 @@ class DeviceEnvironment:
         registration = find_environment(env.id).registration
         if not is_device_native(env):
             raise InvalidSpec([SpecFault("/env/vectorization", f"{env.id} has no form that lives on the device")])
-        kwargs = {**registration.kwargs, **checked_kwargs(env.id, argument_schema(env.id), env.kwargs)}
+        kwargs = {**registration.kwargs, **checked_kwargs(env.id, environment_arguments(env.id), env.kwargs)}
         self.law = PHYSICS[cast(str, registration.entry_point)](**kwargs)
         limit = episode_limit(env)
         self.limit = NO_LIMIT if limit is None else limit

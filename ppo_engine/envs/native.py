@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ppo_engine.envs.arguments import checked_kwargs
-from ppo_engine.envs.registry import argument_schema, episode_limit, find_environment
+from ppo_engine.envs.registry import environment_arguments, episode_limit, find_environment
 from ppo_engine.envs.spaces import NotInSpace, ObservationEncoder, Rows, action_space_of
 from ppo_engine.envs.vector import EXACT, EnvironmentState, HasLives, Resumability, Step, Vectorization, allocate_step
 from ppo_engine.envs.watchdog import IDLE, Watchdog
@@ -218,7 +218,7 @@ def _make(env: EnvSpec, threads: int) -> VectorEnv[Any, Any, Any]:
     creator: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     limit = episode_limit(env)
     limits = {} if limit is None else {"max_episode_steps": limit}
-    kwargs = {**registration.kwargs, **checked_kwargs(env.id, argument_schema(env.id), env.kwargs)}
+    kwargs = {**registration.kwargs, **checked_kwargs(env.id, environment_arguments(env.id), env.kwargs)}
     if found.family == "atari":
         kwargs |= {"settings": env.atari or AtariSpec(), "frame_stack": env.frame_stack, "threads": threads}
     made: VectorEnv[Any, Any, Any] = creator(num_envs=env.n_envs, **limits, **kwargs)

@@ -35,6 +35,10 @@ class Package:
     """Where those start that are offered."""
     made_ours: Callable[[Registration], Registration]
 
+    def has(self, registration: Registration) -> bool:
+        """Whether it is one of its environments, offered or not."""
+        return str(registration.entry_point).startswith(self.entry_point)
+
     @property
     def origin(self) -> str:
         return f"{self.distribution} {version(self.distribution)}"
@@ -51,7 +55,7 @@ def environments_of(package: Package) -> Mapping[str, Registration]:
     return {
         env_id: package.made_ours(registration)
         for env_id, registration in sorted(gymnasium.registry.items())
-        if str(registration.entry_point).startswith(package.entry_point) and package.may_have(env_id)
+        if package.has(registration) and package.may_have(env_id)
     }
 
 

@@ -20,6 +20,7 @@ from pydantic import JsonValue
 
 from ppo_engine.envs.choice import usable_cores
 from ppo_engine.envs.halves import halves_of
+from ppo_engine.envs.registry import find_environment
 from ppo_engine.envs.shared import (
     Layout,
     anonymous_file,
@@ -185,6 +186,7 @@ class ProcessVectorEnvironment:
             "parent": os.getpid(),
             "started_by_main_thread": threading.current_thread() is threading.main_thread(),
             "env": self._spec.model_dump(mode="json"),
+            "plugin": find_environment(self._spec.id).plugin,
             "seeds": list(seeds),
             "first": worker.first,
             "last": worker.last,

@@ -1,36 +1,32 @@
 """Which environments there are, and how one is made: Gymnasium's own, those of known packages, the operator's plugins.
 
 A plugin is an installed distribution with an entry point in the group `ppo_service.environments` that names a function;
-the function is called once per process and registers its environments with `gymnasium.register`.
+the function is called once per process and registers its environments with `gymnasium.register`. It is called only
+where one of its environments may be asked for: whatever it does, it does to those alone.
 Nothing is ever imported because a user named it.
 """
 
-import logging
 import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import version
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec as Registration
 from gymnasium.wrappers import TimeLimit
 
-from ppo_engine.envs.arguments import Schema, checked_kwargs, kwargs_schema
+from ppo_engine.envs.arguments import Argument, arguments_of, checked_kwargs
 from ppo_engine.envs.box2d import with_fresh_worlds
-from ppo_engine.envs.packages import LONGEST_GAME_FRAMES, PACKAGES, environments_of
+from ppo_engine.envs.packages import LONGEST_GAME_FRAMES, PACKAGES, Package, environments_of
+from ppo_engine.envs.plugins import Plugin, ids_of, installed_plugins, preferred_first
 from ppo_engine.envs.stacking import FrameStack
 from ppo_engine.errors import UnknownEnvironment
 from ppo_engine.spec import AtariSpec, EnvSpec, InvalidSpec, SpecFault
 
-log = logging.getLogger(__name__)
-
-ENTRY_POINT_GROUP = "ppo_service.environments"
 GYMNASIUM_FAMILIES = ("classic_control", "box2d", "mujoco", "toy_text")
-
-_plugin_ids: dict[str, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True)
@@ -39,18 +35,19 @@ class Registered:
 
     registration: Registration
     origin: str
-    plugin: bool
+    plugin: str | None = None
+    """The entry point of the plugin that registers it."""
     family: str | None = None
     """`atari` for games of ale-py, `minigrid` for MiniGrid's worlds."""
 
 
 def registered_environments() -> Mapping[str, Registered]:
-    """All environments by id: Gymnasium's, those of plugins, those of packages; each group in order of id."""
-    # Keyed by the import path, so that a distribution that becomes importable is found.
-    found = dict(_registered(tuple(sys.path)))
+    """All environments by id: Gymnasium's, those of packages, those of plugins; each group in order of id."""
+    found = dict(gymnasium_environments())
     for package in PACKAGES:
-        for env_id, registration in environments_of(package).items():
-            found.setdefault(env_id, Registered(registration, package.origin, plugin=False, family=package.family))
+        found |= package_environments(package)
+    for plugin in installed_plugins(tuple(sys.path)):
+        found = {**plugin_environments(plugin), **found}
     return found
 
 
@@ -58,13 +55,40 @@ def find_environment(env_id: str) -> Registered:
     """The environment of that id. Raises UnknownEnvironment."""
     if ":" in env_id:
         raise UnknownEnvironment(f"{env_id!r}: an environment is named by its id alone, without a module")
-    found = _registered(tuple(sys.path)).get(env_id)
-    if found is not None:
+    if (found := gymnasium_environments().get(env_id)) is not None:
         return found
     for package in PACKAGES:
-        if package.may_have(env_id) and (registration := environments_of(package).get(env_id)) is not None:
-            return Registered(registration, package.origin, plugin=False, family=package.family)
+        if package.may_have(env_id) and (found := package_environments(package).get(env_id)) is not None:
+            return found
+    # Keyed by the import path, so that a distribution that becomes importable is found.
+    for plugin in preferred_first(installed_plugins(tuple(sys.path))):
+        if env_id in ids_of(plugin):
+            return Registered(gymnasium.registry[env_id], plugin.origin, plugin.name)
     raise UnknownEnvironment(f"no environment {env_id!r} is installed")
+
+
+@lru_cache(maxsize=8)
+def package_environments(package: Package) -> Mapping[str, Registered]:
+    """What a package offers, which is imported for that; nothing where it is not installed."""
+    offered = environments_of(package)
+    origin = package.origin if offered else ""
+    return {env_id: Registered(found, origin, family=package.family) for env_id, found in offered.items()}
+
+
+def plugin_environments(plugin: Plugin) -> Mapping[str, Registered]:
+    """What a plugin registers; its code runs for that, once per process."""
+    return {env_id: Registered(gymnasium.registry[env_id], plugin.origin, plugin.name) for env_id in ids_of(plugin)}
+
+
+@lru_cache(maxsize=1)
+def gymnasium_environments() -> Mapping[str, Registered]:
+    """Gymnasium's own environments, as they were before any plugin could register its own under their ids."""
+    origin = f"gymnasium {version('gymnasium')}"
+    return {
+        env_id: Registered(registration, origin)
+        for env_id, registration in sorted(gymnasium.registry.items())
+        if _is_of_gymnasium(registration)
+    }
 
 
 def make_environment(env: EnvSpec) -> gymnasium.Env[Any, Any]:
@@ -81,12 +105,14 @@ def make_unlimited(env: EnvSpec) -> gymnasium.Env[Any, Any]:
     """As `make_environment`, for a caller that cuts episodes at `episode_limit` itself."""
     found = find_environment(env.id)
     registration = replace(found.registration, order_enforce=False)
-    kwargs = checked_kwargs(env.id, argument_schema(env.id), env.kwargs) if env.kwargs else {}
+    kwargs = checked_kwargs(env.id, environment_arguments(env.id), env.kwargs)
     if found.family == "atari":
         kwargs["settings"] = env.atari or AtariSpec()
     elif env.atari is not None:
         raise InvalidSpec([SpecFault("/env/atari", f"{env.id} is no Atari game")])
-    made = gymnasium.make(registration, max_episode_steps=-1, disable_env_checker=True, **kwargs)
+    # Wrappers that it is registered with may look for the limit: in a spec, or in the wrapper that keeps to it.
+    limit = episode_limit(env) if registration.additional_wrappers else None
+    made = gymnasium.make(registration, max_episode_steps=limit or -1, disable_env_checker=True, **kwargs)
     made = _symbolic(made) if found.family == "minigrid" else with_fresh_worlds(made)
     return made if env.frame_stack == 1 else FrameStack(made, env.frame_stack)
 
@@ -109,24 +135,13 @@ def episode_limit(env: EnvSpec) -> int | None:
 
 
 @lru_cache(maxsize=1024)
-def argument_schema(env_id: str) -> Schema:
-    """The JSON Schema of `EnvSpec.kwargs` for an environment. Raises UnknownEnvironment."""
-    return kwargs_schema(find_environment(env_id).registration)
-
-
-@lru_cache(maxsize=8)
-def _registered(_import_path: tuple[str, ...]) -> Mapping[str, Registered]:
-    gymnasium_origin = f"gymnasium {version('gymnasium')}"
-    found = {
-        env_id: Registered(registration, gymnasium_origin, plugin=False)
-        for env_id, registration in sorted(gymnasium.registry.items())
-        if _is_of_gymnasium(registration)
-    }
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        origin = f"{entry_point.dist.name} {entry_point.dist.version}" if entry_point.dist else entry_point.value
-        for env_id in _ids_of_plugin(entry_point):
-            found[env_id] = Registered(gymnasium.registry[env_id], origin, plugin=True)
-    return found
+def environment_arguments(env_id: str) -> Mapping[str, Argument]:
+    """What `EnvSpec.kwargs` may hold for an environment. Raises UnknownEnvironment."""
+    found = find_environment(env_id)
+    arguments = arguments_of(found.registration)
+    # Which game it is, and how it is shown, is not said by arguments.
+    hidden = ("game", "settings") if found.family == "atari" else ()
+    return {name: argument for name, argument in arguments.items() if name not in hidden}
 
 
 def _is_of_gymnasium(registration: Registration) -> bool:
@@ -134,16 +149,3 @@ def _is_of_gymnasium(registration: Registration) -> bool:
         return False
     package, _, family = registration.entry_point.partition(":")[0].rpartition(".")[0].rpartition(".")
     return package == "gymnasium.envs" and family in GYMNASIUM_FAMILIES
-
-
-def _ids_of_plugin(entry_point: EntryPoint) -> tuple[str, ...]:
-    if entry_point.value not in _plugin_ids:
-        before = set(gymnasium.registry)
-        try:
-            entry_point.load()()
-        except Exception:
-            # One broken plugin must not take the other environments with it.
-            log.exception("plugin %s could not be loaded", entry_point.value)
-            return ()
-        _plugin_ids[entry_point.value] = tuple(sorted(set(gymnasium.registry) - before))
-    return _plugin_ids[entry_point.value]

@@ -14,6 +14,7 @@ import sys
 import threading
 from typing import Any, NoReturn
 
+from ppo_engine.envs.plugins import prefer_plugin
 from ppo_engine.envs.shared import (
     Layout,
     SharedProgress,
@@ -54,6 +55,7 @@ def _serve(connection: socket.socket, task: dict[str, Any]) -> None:
     arrays = map_arrays(int(sys.argv[2]), layout)
     first, last = task["first"], task["last"]
     actions = arrays["actions"][first:last]
+    prefer_plugin(task["plugin"])
     environment = SyncVectorEnvironment(
         EnvSpec.model_validate(task["env"]),
         task["seeds"],

@@ -24,8 +24,8 @@ def noise_faults(spec: TrainingSpec) -> list[SpecFault]:
 
 def action_faults(spec: TrainingSpec, environment: EnvironmentDescription) -> list[SpecFault]:
     """What a spec asks of continuous actions that the environment has not."""
-    # Arguments may change the action space: with them, the fault is found when the environment is made.
-    if spec.env.kwargs:
+    # Arguments may change the action space: where they are not described, the fault is found when it is made.
+    if not environment.describes(spec.env):
         return []
     policy, space, faults = spec.policy, environment.action_space, []
     boxes = _boxes(space)

@@ -1,5 +1,7 @@
 """What is wrong between the fields of a resolved spec, and between it and its environment."""
 
+from typing import cast
+
 from ppo_engine.images import images_of, policy_faults
 from ppo_engine.presets.action_faults import action_faults, noise_faults
 from ppo_engine.presets.atari import is_atari
@@ -14,7 +16,8 @@ from ppo_engine.spec import EnvironmentDescription, SpecFault, TrainingSpec, mas
 def consistency_faults(spec: TrainingSpec, environment: EnvironmentDescription | None = None) -> list[SpecFault]:
     """What is wrong between the fields of a resolved spec, and between it and its environment."""
     faults = _minibatch_faults(spec) + estimator_faults(spec) + objective_faults(spec, environment)
-    faults += budget_faults(spec, environment) + noise_faults(spec)
+    known = environment if environment is not None and environment.describes(spec.env) else None
+    faults += budget_faults(spec, known) + noise_faults(spec)
     if (
         spec.stop.threshold is not None
         and spec.stop.metric == "eval/mean_reward"
@@ -37,8 +40,11 @@ def consistency_faults(spec: TrainingSpec, environment: EnvironmentDescription |
         faults.append(SpecFault("/env/vectorization", f"{environment.id} has no vector form of its own"))
     if spec.env.vectorization in ("batched", "device") and not environment.batched_vector:
         faults.append(SpecFault("/env/vectorization", f"{environment.id} has no {spec.env.vectorization} form"))
-    # Arguments may change the spaces: with them, the faults are found when the environment is made.
-    if not spec.env.kwargs:
+    required = cast(list[str], environment.kwargs_schema.get("required", []))
+    missing = [name for name in required if name not in spec.env.kwargs]
+    faults += [SpecFault("/env/kwargs", f"{environment.id} needs the argument {name}") for name in missing]
+    # Arguments may change the spaces: where they are not described, the faults are found when the environment is made.
+    if environment.describes(spec.env):
         faults += policy_faults(spec.policy, images_of(environment.observation_space))
     return faults + action_faults(spec, environment)
 

@@ -72,13 +72,16 @@ def _critic(spec: TrainingSpec, environment: EnvironmentDescription | None) -> I
 
 
 def _sees_images(spec: TrainingSpec, environment: EnvironmentDescription) -> bool:
-    # Arguments may change the observation space: with them, the fault is found when the learner is made.
-    return not spec.env.kwargs and network_for(spec.policy.network, images_of(environment.observation_space)) != "mlp"
+    # Arguments may change the observation space: where they are not described, the fault is found when it is made.
+    return (
+        environment.describes(spec.env)
+        and network_for(spec.policy.network, images_of(environment.observation_space)) != "mlp"
+    )
 
 
 def _rpo(spec: TrainingSpec, environment: EnvironmentDescription | None) -> Iterator[SpecFault]:
-    # Arguments may change the action space: with them, the fault is found when the learner is made.
-    if environment is None or spec.env.kwargs or spec.ppo.rpo_alpha == 0:
+    # Arguments may change the action space: where they are not described, the fault is found when it is made.
+    if environment is None or not environment.describes(spec.env) or spec.ppo.rpo_alpha == 0:
         return
     if environment.action_space.get("type") != "Box":
         message = f"{environment.id}: its action is no Box, whose mean could be perturbed"

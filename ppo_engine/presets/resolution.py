@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from ppo_engine.images import NetworkName, images_of, network_for
+from ppo_engine.images import images_of, network_for
 from ppo_engine.presets.action_faults import is_product
 from ppo_engine.presets.atari import GAME, is_atari
 from ppo_engine.presets.faults import consistency_faults
@@ -25,6 +25,20 @@ from ppo_engine.spec import (
 MAX_METRICS_EVENTS = 10_000
 TRPO_CRITIC_EPOCHS = 10
 """As in sb3-contrib."""
+_GENERAL_FIELDS: set[tuple[str, str]] = {
+    (section, name)
+    for general in GENERAL.values()
+    for section, fields in general.items()
+    if isinstance(fields, dict)
+    for name in fields
+}
+_SETTLED_LATE = _GENERAL_FIELDS | {
+    ("policy", "network"),
+    ("policy", "sequence_length"),
+    ("ppo", "recompute_advantages"),
+    ("metrics", "every_iterations"),
+}
+"""The fields that depend on the environment's spaces: those of the general defaults, and what follows."""
 
 
 def resolve(
@@ -32,19 +46,39 @@ def resolve(
 ) -> TrainingSpec:
     """The spec with every default filled in: general defaults, then the environment's preset, then what the user set.
 
-    Every field of the answer counts as set, so resolving it again changes nothing, whatever the presets become.
+    Every field of the answer counts as set, so resolving it again changes nothing, whatever the presets become. Where
+    the environment is described without the arguments that the spec gives it, those that depend on its spaces are left
+    unset, unless the user set them: they are settled by resolving the answer again where the environment is made.
 
     Args:
-        environment: picks the general defaults by the kind of its action space, and checks what depends on it.
+        environment: picks the general defaults by its spaces, and checks what depends on it.
         draw_seed: draw the seed if there is none.
     Raises:
         InvalidSpec: the fields contradict each other or the environment, or go beyond a budget.
     """
+    if spec.seed is None and draw_seed:
+        spec = spec.model_copy(update={"seed": secrets.randbits(32)})
+    if environment is None or environment.describes(spec.env):
+        return _resolved(spec, environment, _general(spec, environment))
+    refusals, accepted = [], None
+    for general in GENERAL.values():
+        try:
+            accepted = _resolved(spec, environment, general)
+        except InvalidSpec as error:
+            refusals.append(error)
+    if accepted is None:
+        # Whatever its spaces turn out to be.
+        raise refusals[0]
+    return _unsettled(accepted, settings_made(spec))
+
+
+def _resolved(spec: TrainingSpec, environment: EnvironmentDescription | None, general: Patch) -> TrainingSpec:
     user = settings_made(spec)
     merged = TrainingSpec(env=spec.env).model_dump(mode="json")
-    for patch in (_general(spec, environment), _family(spec), _tuned(spec), user):
+    for patch in (general, _family(spec), _tuned(spec), user):
         merged = _merge(merged, patch)
-    merged["policy"]["network"] = _network(merged, environment)
+    if environment is not None and environment.describes(spec.env):
+        merged["policy"]["network"] = network_for(merged["policy"]["network"], images_of(environment.observation_space))
     _fill_objective(merged["ppo"], user.get("ppo", {}))
     _give_way(merged, user)
     if merged["metrics"]["every_iterations"] is None:
@@ -52,13 +86,23 @@ def resolve(
     if merged["backend"] == "auto" and environment is not None and is_product(environment.action_space):
         # Which a spec alone does not tell, and compiled loops do not know.
         merged["backend"] = "torch"
-    if merged["seed"] is None and draw_seed:
-        merged["seed"] = secrets.randbits(32)
     resolved = TrainingSpec.model_validate(merged)
     faults = consistency_faults(resolved, environment)
     if faults:
         raise InvalidSpec(faults)
     return resolved
+
+
+def _unsettled(resolved: TrainingSpec, user: Mapping[str, Any]) -> TrainingSpec:
+    """The spec without what only the environment's true spaces tell, and without what follows from that."""
+    document = resolved.model_dump(mode="json")
+    for section, name in _SETTLED_LATE:
+        said = user.get(section, {})
+        if isinstance(said, dict) and name not in said:
+            del document[section][name]
+    if "backend" not in user:
+        del document["backend"]
+    return TrainingSpec.model_validate(document)
 
 
 def _fill_objective(ppo: dict[str, Any], user: Patch) -> None:
@@ -117,16 +161,6 @@ def _merge(base: dict[str, Any], patch: Patch) -> dict[str, Any]:
         is_section = isinstance(section, type) and issubclass(section, SpecModel)
         merged[name] = {**base[name], **value} if is_section and isinstance(value, dict) else value
     return merged
-
-
-def _network(merged: dict[str, Any], environment: EnvironmentDescription | None) -> NetworkName:
-    """The network that `auto` stands for, or still `auto` where only the environment itself can tell."""
-    network: NetworkName = merged["policy"]["network"]
-    if environment is None:
-        return network
-    images = images_of(environment.observation_space)
-    # Arguments may give the environment other observations than it is described with, such as Atari's memory.
-    return network if images and merged["env"]["kwargs"] else network_for(network, images)
 
 
 def _metrics_window(merged: dict[str, Any]) -> int:

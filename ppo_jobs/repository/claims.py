@@ -172,6 +172,15 @@ def set_runtime(
     )
 
 
+def settle_spec(session: Session, job_id: str, attempt: int, resolved_spec: dict[str, JsonValue]) -> None:
+    """Completes the resolved spec by what could not be told before the environment was made; later attempts get it so.
+
+    Raises:
+        LeaseLost: the attempt no longer owns the job.
+    """
+    _guarded(session, job_id, attempt, resolved_spec=resolved_spec)
+
+
 def append(
     session: Session,
     job_id: str,

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from ppo_engine.spec import SPEC_VERSION, TrainingSpec
+from ppo_engine.spec import SPEC_VERSION, TrainingSpec, resolution_of
 from ppo_jobs import tables
 from ppo_jobs.clock import later_of, now
 from ppo_jobs.errors import CheckpointInUse, GroupNotFound, InvalidTransition, JobNotFound, JobNotTerminal
@@ -38,7 +38,7 @@ def insert_job(
 
     Args:
         spec: as the user sent it.
-        resolved: with every default filled in.
+        resolved: with every default filled in that can be told without the environment.
         parent: the job, and the checkpoint if any, that this one goes on from.
     """
     row = session.execute(
@@ -52,7 +52,7 @@ def insert_job(
             "group_name": resolved.group,
             "env_id": resolved.env.id,
             "spec": spec,
-            "resolved_spec": resolved.model_dump(mode="json"),
+            "resolved_spec": resolution_of(resolved),
             "spec_version": SPEC_VERSION,
             "queue": wants,
             "priority": resolved.priority,

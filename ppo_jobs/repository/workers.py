@@ -50,9 +50,7 @@ def register_worker(
             heartbeat_at=now(),
         )
     )
-    # In one order everywhere, so that two workers that start at once cannot wait for each other's rows.
-    for environment in sorted(environments, key=lambda environment: environment.id):
-        _publish(session, environment, worker_id=id)
+    publish(session, environments, worker_id=id)
 
 
 def beat(session: Session, worker_id: str, draining: bool = False) -> bool:
@@ -127,14 +125,20 @@ def environment_ids(session: Session) -> list[str]:
     return list(session.execute(select(_environments.c.id).order_by(_environments.c.id)).scalars())
 
 
-def _publish(session: Session, environment: EnvironmentDescription, *, worker_id: str) -> None:
+def publish(session: Session, environments: Sequence[EnvironmentDescription], *, worker_id: str) -> None:
+    """Puts environments into the catalogue, in place of what it says of them."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    new = dialect.insert(_environments).values(
-        id=environment.id, description=environment.model_dump(mode="json"), worker_id=worker_id, updated_at=now()
-    )
+    # In one order everywhere, so that two workers that start at once cannot wait for each other's rows.
+    rows = [
+        {"id": found.id, "description": found.model_dump(mode="json"), "worker_id": worker_id}
+        for found in sorted(environments, key=lambda environment: environment.id)
+    ]
+    if not rows:
+        return
+    new = dialect.insert(_environments).values(updated_at=now())
     changed = {
         "description": new.excluded.description,
         "worker_id": new.excluded.worker_id,
         "updated_at": new.excluded.updated_at,
     }
-    session.execute(new.on_conflict_do_update(index_elements=["id"], set_=changed))
+    session.execute(new.on_conflict_do_update(index_elements=["id"], set_=changed), rows)

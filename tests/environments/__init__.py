@@ -8,6 +8,9 @@ entry point in the group `ppo_service.environments`. Put on the import path, it 
     def test_...(monkeypatch): add_plugin(monkeypatch)      # this process, and every child started from it
     subprocess.Popen(..., env={**os.environ, "PYTHONPATH": str(PLUGIN_PATH)})      # a child alone
 
+`odd/` is another, of several entry points, most of them with faults: see the docstrings of its modules. A test that has
+it on its path says by `prefer_plugin` which of them may run in its own process.
+
 The ids, their arguments and what they do stand in the docstring of `plugin/ppo_test_environments/__init__.py`.
 """
 
@@ -18,11 +21,12 @@ from pathlib import Path
 import pytest
 
 PLUGIN_PATH = Path(__file__).parent / "plugin"
+ODD_PATH = Path(__file__).parent / "odd"
 
 
-def add_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the plugin's environments known to this process and to the children it starts, for one test."""
-    if str(PLUGIN_PATH) not in sys.path:
+def add_plugin(monkeypatch: pytest.MonkeyPatch, path: Path = PLUGIN_PATH) -> None:
+    """Makes a plugin's environments known to this process and to the children it starts, for one test."""
+    if str(path) not in sys.path:
         # Not syspath_prepend: that imports pkg_resources where it finds it, and warns.
-        monkeypatch.setattr(sys, "path", [str(PLUGIN_PATH), *sys.path])
-    monkeypatch.setenv("PYTHONPATH", str(PLUGIN_PATH), prepend=os.pathsep)
+        monkeypatch.setattr(sys, "path", [str(path), *sys.path])
+    monkeypatch.setenv("PYTHONPATH", str(path), prepend=os.pathsep)

@@ -132,7 +132,7 @@ def test_arguments_may_change_what_is_observed_so_that_the_environment_settles_t
     picture = described(image_space(84, 84, 4))
     assert resolve(spec(env={"kwargs": {"obs_type": "ram"}}), picture).policy.network == "auto"
     assert resolve(spec(env={"frame_stack": 4}), picture).policy.network == "cnn"
-    assert resolve(spec(env={"kwargs": {"gravity": 1.0}}), described(spaces.Discrete(3))).policy.network == "mlp"
+    assert resolve(spec(env={"kwargs": {"gravity": 1.0}}), described(spaces.Discrete(3))).policy.network == "auto"
 
 
 def test_a_resolved_spec_of_numbers_keeps_the_name_that_it_had_before_there_were_networks() -> None:

@@ -7,10 +7,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ppo_engine.envs.catalogue import describe_environment
+from ppo_engine.presets import resolve
+from ppo_engine.spec import TrainingSpec
 from ppo_jobs.artifacts import open_artifacts
 from ppo_jobs.errors import StorageFull
-from ppo_jobs.repository import checkpoints, claims, jobs, logs
-from ppo_jobs.states import AttemptOutcome, EventType, JobStatus, ReasonCode
+from ppo_jobs.repository import checkpoints, claims, jobs, logs, workers
+from ppo_jobs.states import AttemptOutcome, EventType, JobStatus, QueueName, ReasonCode
+from tests.environments import ODD_PATH, add_plugin
 from tests.worker.workplace import Workplace, assert_ledger_is_whole, children_of, eventually, spec_of
 from worker import supervisor
 from worker.supervisor import supervise
@@ -46,6 +50,32 @@ def test_a_job_is_trained_to_its_last_timestep_and_told_whole(place: Workplace) 
     assert job.usage.cpu_seconds > 0
     assert job.runtime["vectorization"] == "sync"
     assert runs_left(place) == []
+
+
+def test_what_arguments_do_to_spaces_is_settled_by_the_first_attempt_and_kept(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside plugins whose `register` hangs, exits and aborts, none of whose code runs."""
+    add_plugin(monkeypatch, ODD_PATH)
+    with pytest.MonkeyPatch.context() as here:
+        here.setattr("ppo_engine.envs.plugins._preferred", ["odd_environments.unusual:register"])
+        described = describe_environment("odd/Pictures-v0")
+    with place.database.write() as session:
+        workers.publish(session, [described], worker_id="cpu@test")
+    spec = spec_of("odd/Pictures-v0", iterations=1, kwargs={"images": True})
+    del spec["policy"]
+    for vectorization in ("sync", "process"):
+        resolved = resolve(
+            TrainingSpec.model_validate(spec | {"env": spec["env"] | {"vectorization": vectorization}}), described
+        )
+        with place.database.write() as session:
+            job = jobs.insert_job(session, place.tenant, spec=spec, resolved=resolved, wants=QueueName.CPU)
+        assert "network" not in job.resolved_spec["policy"]
+        supervise(place.claim(), place.slot())
+        ended = place.job(job.id)
+        assert ended.status is JobStatus.SUCCEEDED, ended.status_reason
+        assert (ended.resolved_spec["policy"]["network"], ended.resolved_spec["policy"]["hidden_sizes"]) == ("cnn", [])
+        assert ended.resolved_spec["metrics"]["every_iterations"] == 1
 
 
 def test_what_an_environment_prints_is_in_the_log(place: Workplace) -> None:

@@ -81,7 +81,8 @@ def test_no_argument_of_any_environment_is_a_free_string() -> None:
     for entry in catalogue():
         assert entry.kwargs_schema["additionalProperties"] is False
         for name, schema in entry.kwargs_schema["properties"].items():  # type: ignore[union-attr]  # JSON
-            assert schema["type"] in {"boolean", "integer", "number", "array"} or schema["enum"], name
+            for kind in schema.get("anyOf", [schema]):
+                assert kind.get("type") in {"boolean", "integer", "number", "array", "null"} or kind["enum"], name
             assert name not in {"xml_file", "render_mode", "default_camera_config", "desc"}
 
 

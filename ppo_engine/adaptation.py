@@ -32,8 +32,10 @@ class Adaptation:
         return bool(self._numbers)
 
     def applied(self, now: Coefficients) -> Coefficients:
-        """The coefficients of an iteration, with the adaptive ones as they stand."""
+        """The coefficients of an iteration, with the adaptive ones as they stand, the rate no higher than it may be."""
         numbers = self._numbers
+        if self._rate is not None:
+            numbers["learning_rate"] = min(numbers["learning_rate"], now.learning_rate)
         return replace(
             now,
             kl_coef=numbers.get("kl_coef", now.kl_coef),

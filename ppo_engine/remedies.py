@@ -36,6 +36,9 @@ def slower(spec: TrainingSpec) -> Patch:
     halved: Patch = {**rate.model_dump(mode="json"), "initial": initial}
     if isinstance(rate, KLAdaptiveRate):
         halved["minimum"] = min(rate.minimum, initial)
+        if rate.final is not None:
+            maximum = max(initial, _half(rate.maximum))
+            halved |= {"maximum": maximum, "final": min(rate.final, maximum)}
     return patch(spec, "ppo", learning_rate=halved)
 
 

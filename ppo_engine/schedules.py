@@ -33,11 +33,19 @@ def scheduled(schedule: float | LinearSchedule, fraction_done: float) -> float:
     return schedule
 
 
+def highest(rate: KLAdaptiveRate) -> Schedule:
+    """What a learning rate that follows the KL stays below."""
+    return rate.maximum if rate.final is None else LinearSchedule(initial=rate.maximum, final=rate.final)
+
+
 def coefficients(ppo: PPOSpec, fraction_done: float) -> Coefficients:
-    """The scheduled hyperparameters when `fraction_done` of the training lies behind; what adapts is as it begins."""
+    """The scheduled hyperparameters when `fraction_done` of the training lies behind.
+
+    Of what adapts, the penalty's coefficient is as it begins, and the learning rate the highest that it may be now.
+    """
     rate = ppo.learning_rate
     return Coefficients(
-        learning_rate=rate.initial if isinstance(rate, KLAdaptiveRate) else scheduled(rate, fraction_done),
+        learning_rate=scheduled(highest(rate) if isinstance(rate, KLAdaptiveRate) else rate, fraction_done),
         clip_range=scheduled(ppo.clip_range, fraction_done),
         clip_range_vf=_optional(ppo.clip_range_vf, fraction_done),
         ent_coef=scheduled(ppo.ent_coef, fraction_done),

@@ -63,6 +63,9 @@ class KLAdaptiveRate(SpecModel):
     target_kl: float = Field(default=0.01, gt=0, le=100)
     minimum: float = Field(default=1e-6, gt=0, le=1e3)
     maximum: float = Field(default=1e-2, gt=0, le=1e3)
+    final: float | None = Field(default=None, ge=0, le=1e3, exclude_if=lambda final: final is None)
+    """Where it is given, `maximum` falls in a straight line to it: the rate decays as a linear one, and sooner where
+    the KL asks for it."""
     factor: float = Field(default=1.5, gt=1, le=10)
 
 

@@ -121,6 +121,7 @@ COMMON: Known = JOB | {
 
 KL_FOLLOWERS: Known = {
     "ppo.learning_rate": (float, LinearSchedule, KLAdaptiveRate),
+    "ppo.learning_rate.final": (float, None),
     "ppo.learning_rate.target_kl": (float,),
     "ppo.learning_rate.minimum": (float,),
     "ppo.learning_rate.maximum": (float,),

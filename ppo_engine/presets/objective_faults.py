@@ -36,6 +36,8 @@ def _numbers(spec: TrainingSpec) -> Iterator[SpecFault]:
         yield from _penalty(penalty)
     if isinstance(rate, KLAdaptiveRate) and not rate.minimum <= rate.initial <= rate.maximum:
         yield SpecFault("/ppo/learning_rate/initial", f"is not between {rate.minimum} and {rate.maximum}")
+    if isinstance(rate, KLAdaptiveRate) and rate.final is not None and rate.final > rate.maximum:
+        yield SpecFault("/ppo/learning_rate/final", f"is above the maximum, {rate.maximum}, which falls to it")
 
 
 def _penalty(penalty: KLPenaltySpec) -> Iterator[SpecFault]:

@@ -66,6 +66,17 @@ def test_the_rate_falls_above_twice_the_target_and_grows_below_half_of_it(kl: fl
     assert next_learning_rate(1.1e-6, 1.0, rule) == 1e-6
 
 
+def test_a_rate_whose_maximum_falls_is_a_linear_one_until_the_kl_asks_for_less() -> None:
+    """The maximum falls from 1e-3 to 0: at a tenth of the training it is 9e-4, at two tenths 8e-4, and so on."""
+    ppo = PPOSpec(learning_rate=KLAdaptiveRate(kind="kl_adaptive", initial=1e-3, maximum=1e-3, final=0.0, factor=2.0))
+    adaptation = Adaptation(ppo)
+    rates = []
+    for tenth, kl in enumerate([0.01, 0.001, 0.01, 0.05, 0.05, 0.01, 0.001, 0.001, 0.01]):
+        rates.append(adaptation.applied(coefficients(ppo, tenth / 10)).learning_rate)
+        adaptation.follow(kl)
+    assert rates == pytest.approx([1e-3, 9e-4, 8e-4, 7e-4, 3.5e-4, 1.75e-4, 1.75e-4, 3e-4, 2e-4])
+
+
 def test_what_does_not_adapt_is_as_scheduled_and_measures_nothing() -> None:
     now = Coefficients(1e-3, 0.2, None)
     plain = Adaptation(PPOSpec())

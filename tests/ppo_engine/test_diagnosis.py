@@ -267,6 +267,13 @@ def test_an_adaptive_rate_is_halved_with_its_minimum_where_that_is_in_the_way() 
     assert patch == {"ppo": {"learning_rate": rate}}
 
 
+def test_an_adaptive_rate_whose_maximum_falls_is_halved_with_its_maximum() -> None:
+    falling = {"kind": "kl_adaptive", "initial": 1e-3, "maximum": 1e-3, "final": 6e-4}
+    patch = patch_of("clip_fraction_high", ppo={"learning_rate": falling})
+    rate = patch["ppo"]["learning_rate"]
+    assert (rate["initial"], rate["maximum"], rate["final"]) == (5e-4, 5e-4, 5e-4)
+
+
 def test_an_entropy_bonus_that_falls_along_a_line_is_doubled_where_it_begins() -> None:
     patch = patch_of("entropy_collapse", ppo={"ent_coef": {"initial": 20.0, "final": 1.0}})
     assert patch == {"ppo": {"ent_coef": {"kind": "linear", "initial": 40.0, "final": 1.0}}}

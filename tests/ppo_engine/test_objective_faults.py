@@ -35,6 +35,12 @@ def resolved(ppo: dict[str, Any], env_id: str = "CartPole-v1", **sections: Any) 
             "/ppo/learning_rate/initial",
             "is not between",
         ),
+        (
+            {"learning_rate": {"kind": "kl_adaptive", "maximum": 1e-3, "final": 2e-3}},
+            {},
+            "/ppo/learning_rate/final",
+            "is above the maximum, 0.001",
+        ),
         ({"objective": "trpo", "n_epochs": 2}, {}, "/ppo/n_epochs", "one step per iteration"),
         ({"objective": "trpo"}, {"policy": {"share_features": True}}, "/policy/share_features", "layers of its own"),
         (

@@ -1,5 +1,6 @@
 """Every error as `application/problem+json` (RFC 9457). Domain errors know no HTTP: they get their status here."""
 
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -94,6 +95,11 @@ _CODES = {
 }
 
 
+def new_request_id() -> str:
+    """For a request whose client named none."""
+    return f"req_{secrets.token_hex(12)}"
+
+
 def problem_response(
     status: int,
     code: str,
@@ -152,17 +158,13 @@ def _sentence(request: Request, error: HTTPException) -> str:
 
 
 async def _from_validation(request: Request, error: Any) -> JSONResponse:
-    entries = error.errors()
-    if entries and entries[0]["type"] == "json_invalid":
-        detail = f"the body is not JSON: {entries[0]['ctx']['error']} at character {entries[0]['loc'][-1]}"
-        return _problem(request, 400, "malformed_json", detail)
-    faults = body_faults(entries, error.body)
-    return _problem(request, 422, "invalid_request", _in_short(faults), errors=faults)
+    faults = body_faults(error.errors(), error.body)
+    return _problem(request, 422, "invalid_request", in_short(faults), errors=faults)
 
 
 async def _from_spec(request: Request, error: Any) -> JSONResponse:
     faults = [Fault(pointer=fault.pointer, message=fault.message) for fault in error.faults]
-    return _problem(request, 422, "invalid_spec", _in_short(faults), errors=faults)
+    return _problem(request, 422, "invalid_spec", in_short(faults), errors=faults)
 
 
 async def _from_jobs(request: Request, error: Any) -> JSONResponse:
@@ -179,7 +181,8 @@ def _in_public(error: DatabaseUnavailable) -> str:
     return "the database takes no writes" if isinstance(error, DatabaseReadOnly) else "the database cannot be reached"
 
 
-def _in_short(faults: list[Fault]) -> str:
+def in_short(faults: list[Fault]) -> str:
+    """The first fault, and how many more there are."""
     first = f"{faults[0].pointer}: {faults[0].message}" if faults[0].pointer else faults[0].message
     return first if len(faults) == 1 else f"{first} (and {len(faults) - 1} more)"
 

@@ -2,14 +2,13 @@
 
 import logging
 import re
-import secrets
 import time
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import ProblemError, problem_response
+from api.errors import ProblemError, new_request_id, problem_response
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +98,7 @@ class BodyLimit:
 def _request_id(scope: Scope) -> str:
     """The client's own, where it sent a sane one, so that its log and ours can be joined."""
     sent = Headers(scope=scope).get("x-request-id", "")
-    return sent if _REQUEST_ID.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
+    return sent if _REQUEST_ID.fullmatch(sent) else new_request_id()
 
 
 def _log(scope: Scope, status: int, seconds: float) -> None:

@@ -1,15 +1,15 @@
 """Running the application under uvicorn."""
 
-import resource
+import sys
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from api.dependencies import Services
+from api.protocol import Limits, allowed_by_the_system, protocol
 
 KEEP_ALIVE_SECONDS = 5
-MAX_CONNECTIONS = 4000
 
 
 class Server(uvicorn.Server):
@@ -33,23 +33,25 @@ def serve(app: FastAPI, *, host: str, port: int, graceful_seconds: int) -> None:
     Args:
         graceful_seconds: how long requests and downloads that are under way may still take then.
     """
-    _allow_many_connections()
-    config = uvicorn.Config(
+    # Threads that compute hand over this often to the one that answers; by default, each keeps it waiting for 5 ms.
+    sys.setswitchinterval(0.001)
+    limits = allowed_by_the_system(Limits())
+    Server(configuration(app, limits, host=host, port=port, graceful_seconds=graceful_seconds)).run()
+
+
+def configuration(
+    app: FastAPI, limits: Limits, *, host: str = "127.0.0.1", port: int = 0, graceful_seconds: int = 5
+) -> uvicorn.Config:
+    """How uvicorn is to run `app`."""
+    return uvicorn.Config(
         app,
         host=host,
         port=port,
+        http=protocol(limits),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=graceful_seconds,
     )
-    Server(config).run()
-
-
-def _allow_many_connections() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(2 * MAX_CONNECTIONS, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

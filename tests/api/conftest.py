@@ -11,27 +11,28 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.server import Server
+from api.protocol import Limits
+from api.server import Server, configuration
 from ppo_jobs.artifacts import LocalArtifacts
 from ppo_jobs.database import Database
 from ppo_jobs.repository.tenants import create_api_key, create_tenant
 from ppo_jobs.settings import Settings
 from tests.api import deployment
 
+LIMITS = Limits()
+
 
 @contextmanager
-def serving(settings: Settings, app: FastAPI | None = None) -> Iterator[str]:
+def serving(settings: Settings, app: FastAPI | None = None, limits: Limits = LIMITS) -> Iterator[str]:
     """The URL of an API that answers until the block ends."""
     # asyncio turns Nagle's delay off only for sockets that name their protocol.
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         served = app or create_app(settings)
-        config = uvicorn.Config(served, log_config=None, timeout_graceful_shutdown=5)
-        server = Server(config)
+        server = Server(configuration(served, limits))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:

@@ -78,16 +78,14 @@ def _table(
     max_points: int | None,
     last_seq: int,
 ) -> MetricsTable:
-    wanted = (
-        sorted({key for row in rows.values() for key in row} - {"timesteps"})
-        if keys is None
-        else list(dict.fromkeys(keys))
-    )
     iterations = sorted(rows)
     columns: dict[str, list[float | None]] = {
         "iteration": list(iterations),
         "timesteps": [rows[iteration]["timesteps"] for iteration in iterations],
     }
+    asked = sorted({key for row in rows.values() for key in row}) if keys is None else dict.fromkeys(keys)
+    # Who asks for what is a column anyway has asked for no curve.
+    wanted = [key for key in asked if key not in columns]
     columns |= {key: [rows[iteration].get(key) for iteration in iterations] for key in wanted}
     if max_points is not None and len(iterations) > max_points:
         chosen = representative_rows(iterations, [columns[key] for key in wanted], max_points)

@@ -43,6 +43,22 @@ def test_metrics_can_be_narrowed_to_columns_and_to_what_is_new(client, job_id):
     }
 
 
+@pytest.mark.parametrize("keys", ["iteration,rollout/ep_rew_mean", "timesteps,rollout/ep_rew_mean,iteration,iteration"])
+def test_a_column_that_is_there_anyway_may_be_asked_for(client, job_id, keys):
+    """As JSON, CSV and NDJSON, and thinned out by the curve that was asked for, not by a column of nothing."""
+    path = f"/v1/jobs/{job_id}/metrics"
+    for more in ({}, {"max_points": 3}):
+        expected = client.get(path, params={"keys": "rollout/ep_rew_mean", **more}).json()["columns"]
+        assert expected["iteration"] and None not in expected["iteration"]
+        assert client.get(path, params={"keys": keys, **more}).json()["columns"] == expected
+        rows = [dict(zip(expected, row, strict=True)) for row in zip(*expected.values(), strict=True)]
+        lines = client.get(path, params={"keys": keys, **more}, headers={"Accept": "application/x-ndjson"}).text
+        assert [json.loads(line) for line in lines.splitlines()] == rows
+        cells = client.get(path, params={"keys": keys, **more}, headers={"Accept": "text/csv"}).text
+        assert list(csv.DictReader(io.StringIO(cells))) == [{k: str(v) for k, v in row.items()} for row in rows]
+    assert list(client.get(path, params={"keys": "iteration"}).json()["columns"]) == ["iteration", "timesteps"]
+
+
 def test_metrics_can_be_thinned_out_to_first_and_last_and_the_sharpest(client, database, job_id):
     deployment.append(database, job_id, range(5, 500))
     columns = client.get(f"/v1/jobs/{job_id}/metrics", params={"max_points": 50}).json()["columns"]

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from api import documentation, errors
 from api.dependencies import Services
+from api.keys import KeyWatch
 from api.middleware import BodyLimit, RequestBoundary
 from api.routes import (
     catalogue,
@@ -50,6 +51,7 @@ def create_app(settings: Settings, *, max_streams_per_tenant: int = MAX_PER_TENA
         queue=celery_app(settings),
         tailer=tailer,
         streams=Streams(tailer, max_per_tenant=max_streams_per_tenant),
+        keys=KeyWatch(database),
     )
     for routes in (
         jobs,
@@ -76,7 +78,9 @@ def create_app(settings: Settings, *, max_streams_per_tenant: int = MAX_PER_TENA
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     polling = asyncio.create_task(services.tailer.run())
+    watching = asyncio.create_task(services.keys.run())
     yield
+    watching.cancel()
     services.tailer.stop()
     await polling
     services.queue.close()

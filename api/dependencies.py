@@ -1,15 +1,17 @@
 """What endpoints are given: the process's own things, who asks, and where in a list."""
 
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Annotated, Any
 
 from celery import Celery
 from fastapi import Depends, Header, Path, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 
-from api.errors import ProblemError
+from api.errors import Unauthorized
+from api.keys import KeyWatch
 from api.streams import Streams
 from api.tailer import Tailer
 from ppo_jobs.artifacts import ArtifactStore
@@ -36,6 +38,7 @@ class Services:
     queue: Celery
     tailer: Tailer
     streams: Streams
+    keys: KeyWatch
 
 
 async def services_of(request: Request) -> Services:
@@ -47,26 +50,31 @@ async def services_of(request: Request) -> Services:
 ServicesOf = Annotated[Services, Depends(services_of)]
 
 
-def principal_of(
-    services: ServicesOf, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> Principal:
-    """Whom the request acts for. Its session is closed before the endpoint starts, so that no stream holds it.
+async def principal_of(
+    request: Request,
+    services: ServicesOf,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> AsyncIterator[Principal]:
+    """Whom the request acts for, until its answer has been sent, or its key revoked.
+
+    The session is closed before the endpoint starts, so that no stream holds it.
 
     Raises:
         ProblemError: 401, the same for a key that is missing, malformed, wrong or revoked.
     """
     principal = None
     if credentials is not None:
-        with services.database.read() as session:
-            principal = tenants.authenticate(session, credentials.credentials)
+        principal = await run_in_threadpool(_authenticated, services.database, credentials.credentials)
     if principal is None:
-        raise ProblemError(
-            HTTPStatus.UNAUTHORIZED,
-            "unauthorized",
-            "send a valid API key as `Authorization: Bearer ppo_…`",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
-    return principal
+        raise Unauthorized
+    with services.keys.granted(principal.key_id) as grant:
+        request.state.grant = grant
+        yield principal
+
+
+def _authenticated(database: Database, key: str) -> Principal | None:
+    with database.read() as session:
+        return tenants.authenticate(session, key)
 
 
 PrincipalOf = Annotated[Principal, Depends(principal_of)]

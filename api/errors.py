@@ -60,6 +60,14 @@ class ProblemError(HTTPException):
         self.errors = list(errors)
 
 
+class Unauthorized(ProblemError):
+    """No valid key was sent, or it is not valid any more."""
+
+    def __init__(self) -> None:
+        detail = "send a valid API key as `Authorization: Bearer ppo_…`"
+        super().__init__(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+
+
 @dataclass(frozen=True, slots=True)
 class _Answer:
     status: int

@@ -1,5 +1,6 @@
 """What surrounds every request. Pure ASGI: a wrapped response would hide from a stream that its client has left."""
 
+import asyncio
 import logging
 import re
 import time
@@ -8,7 +9,8 @@ from http import HTTPStatus
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import ProblemError, new_request_id, problem_response
+from api.errors import ProblemError, Unauthorized, new_request_id, problem_response
+from api.keys import Grant
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +39,14 @@ class RequestBoundary:
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         started = time.monotonic()
-        status = 0
+        status, has_length = 0, False
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
+            nonlocal status, has_length
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
+                has_length = "content-length" in headers
                 headers["X-Request-Id"] = request_id
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
@@ -51,6 +54,23 @@ class RequestBoundary:
 
         try:
             await self.app(scope, receive, send_with_headers)
+        except asyncio.CancelledError:
+            grant: Grant | None = scope["state"].get("grant")
+            if grant is None or not grant.is_revoked:
+                raise
+            grant.task.uncancel()
+            logger.info("request %s ends: its key was revoked", request_id)
+            if not status:
+                error = Unauthorized()
+                response = problem_response(
+                    error.status_code, error.code, error.detail, request_id=request_id, headers=error.headers
+                )
+                await response(scope, receive, send_with_headers)
+            elif not has_length:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            else:
+                # What is shorter than was announced can only be cut off.
+                raise
         except Exception:
             logger.exception("request %s failed", request_id)
             if status:

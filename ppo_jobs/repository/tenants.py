@@ -2,6 +2,7 @@
 
 import hmac
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -66,6 +67,12 @@ def authenticate(session: Session, key: str) -> Principal | None:
     if row is None or not matches or not key.startswith("ppo_"):
         return None
     return Principal(row.tenant_id, key_id)
+
+
+def valid_key_ids(session: Session, key_ids: Collection[str]) -> set[str]:
+    """Those of these keys that are not revoked."""
+    query = select(_keys.c.id).where(_keys.c.id.in_(key_ids), _keys.c.revoked_at.is_(None))
+    return set(session.execute(query).scalars())
 
 
 def list_api_keys(session: Session, tenant_id: str) -> list[ApiKey]:

@@ -1,5 +1,8 @@
 """Nobody sees what is not theirs. The checks are made from the OpenAPI document, so that no new path is forgotten."""
 
+import socket
+from urllib.parse import urlsplit
+
 import httpx
 import pytest
 
@@ -107,3 +110,43 @@ def test_a_spec_cannot_set_what_belongs_to_the_service(client):
 def test_a_job_shows_no_field_that_its_model_does_not_name(client):
     job = client.post("/v1/jobs", json={"env": {"id": "CartPole-v1"}}).json()
     assert set(job) == set(Job.model_fields)
+
+
+def test_what_lasts_ends_when_its_key_is_revoked(server_url, database, tenant, artifacts, tmp_path):
+    """A stream, a long poll and a download, all begun before; those of another key of the tenant go on."""
+    job_id = deployment.insert(database, tenant)
+    deployment.start(database)
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "policy.bin").write_bytes(bytes(50_000_000))
+    checkpoint_id = deployment.store(database, artifacts, job_id, files)
+    with database.write() as session:
+        revoked, kept = (create_api_key(session, tenant, name=name) for name in ("revoked", "kept"))
+
+    def begun(path: str, key: str) -> socket.socket:
+        address = urlsplit(server_url)
+        connection = socket.create_connection((address.hostname, address.port), timeout=30)
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n".encode())
+        return connection
+
+    stream, other = (begun(f"/v1/jobs/{job_id}/stream", key) for key in (revoked, kept))
+    poll = begun(f"/v1/jobs/{job_id}?wait=60", revoked)
+    download = begun(f"/v1/checkpoints/{checkpoint_id}/files/policy.bin", revoked)
+    for connection in (stream, other, download):
+        assert connection.recv(1)
+    with database.write() as session:
+        revoke_api_key(session, tenant, revoked.split("_")[1])
+    assert received(stream).endswith(b"0\r\n\r\n"), "a whole answer, not a broken one"
+    assert b" 401 " in received(poll, until=b"}")
+    assert 0 < len(received(download)) < 50_000_000
+    deployment.append(database, job_id, [1])
+    assert b"id: 4\n" in received(other, until=b"id: 4\n")
+
+
+def received(connection: socket.socket, until: bytes = b"0\r\n\r\n") -> bytes:
+    """What comes until the connection is closed, or ends in `until`; then it is closed."""
+    found = bytearray()
+    with connection:
+        while until not in found[-2000:] and (chunk := connection.recv(65_536)):
+            found += chunk
+    return bytes(found)

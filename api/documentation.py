@@ -1,5 +1,7 @@
 """The OpenAPI document, and the page that shows it, which loads nothing from elsewhere."""
 
+import json
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -83,11 +85,39 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas["Problem"] = problem
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    _tell_of_defaults(schemas, "TrainingSpec")
     for path in document["paths"].values():
         for operation in path.values():
             for parameter in operation.get("parameters", []):
                 parameter["schema"] = _without_null(parameter["schema"])
     return document
+
+
+def _tell_of_defaults(schemas: dict[str, Any], name: str) -> None:
+    """Has the description say what is taken for a field of `name`, or of a model in it, that is left out.
+
+    Clients that are made from the document send each `default` that it names, and what is sent wins over a preset.
+    """
+    for field in schemas[name].get("properties", {}).values():
+        if "default" in field:
+            default = field.pop("default")
+            if "$ref" not in field:
+                told = f"Unless it or a preset is set: {json.dumps(default)}."
+                field["description"] = f"{field['description']} {told}" if "description" in field else told
+        for inner in _references(field):
+            _tell_of_defaults(schemas, inner)
+
+
+def _references(schema: object) -> Iterator[str]:
+    """The names of the models that a schema refers to."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("$ref"), str):
+            yield schema["$ref"].rpartition("/")[2]
+        for part in schema.values():
+            yield from _references(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _references(part)
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -196,7 +196,7 @@ class Evaluation(WireModel):
     env_id: str
     status: JobStatus
     status_reason: StatusReason | None
-    spec: dict[str, JsonValue]
+    spec: dict[str, JsonValue] = Field(title="AsSent")
     """As it was sent."""
     resolved_spec: dict[str, JsonValue]
     """The episodes that are played, with the seed and the environment as it was in training."""

@@ -20,14 +20,10 @@ _STREAM: Answers = {
         "`end`, when the job has ended and everything was sent.",
         "content": {
             "text/event-stream": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "event": {"enum": [*EventType, "end"]},
-                        "id": {"type": "string"},
-                        "data": {"type": "string", "contentMediaType": "application/json"},
-                    },
-                },
+                "schema": {"type": "string"},
+                "example": "retry: 2000\n\nid: 1\nevent: status\ndata: "
+                '{"seq":1,"type":"status","attempt":0,"created_at":"2026-01-01T00:00:00Z",'
+                '"data":{"status":"queued","attempt":0}}\n\n',
             }
         },
     },

@@ -12,16 +12,16 @@ from ppo_jobs.repository import checkpoints
 
 router = APIRouter(prefix="/v1/checkpoints", tags=["files"])
 
-_BYTES: dict[str, Any] = {}
-"""Raw bytes have no schema in OpenAPI 3.1."""
+_BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+"""First, for clients that are generated; the type itself, which any reader may take for what it is, has no schema."""
 _ETAG = {"ETag": {"description": "A strong validator.", "schema": {"type": "string"}}}
 _RANGE = {"Content-Range": {"description": "Which bytes of how many.", "schema": {"type": "string"}}}
 
 
 def _answers(media_type: str) -> Answers:
     return {
-        200: {"description": "All of it.", "content": {media_type: _BYTES}, "headers": _ETAG},
-        206: {"description": "The range asked for.", "content": {media_type: _BYTES}, "headers": _ETAG | _RANGE},
+        200: {"description": "All of it.", "content": {**_BYTES, media_type: {}}, "headers": _ETAG},
+        206: {"description": "The range asked for.", "content": {**_BYTES, media_type: {}}, "headers": _ETAG | _RANGE},
         304: {"description": "It is the one of If-None-Match.", "headers": _ETAG},
     } | problems(404, 412, 416)
 

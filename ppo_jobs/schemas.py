@@ -307,7 +307,6 @@ class Preset(WireModel):
 class Worker(WireModel):
     object: Literal["worker"] = "worker"
     id: str
-    host: str
     queue: QueueName
     slots: int
     free_slots: int

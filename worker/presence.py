@@ -142,7 +142,8 @@ class Presence:
                 environments=description.environments,
                 lease_seconds=self._settings.lease_seconds,
             )
-        logger.info("worker %s offers %d slots of queue %s", self._worker_id, self._slots, self._queue)
+        where = f"{socket.gethostname()}, process {os.getpid()}"
+        logger.info("worker %s (%s) offers %d slots of queue %s", self._worker_id, where, self._slots, self._queue)
 
 
 def start_compiler() -> subprocess.Popen[bytes]:

@@ -6,7 +6,6 @@ children do, and a GPU belongs to the child that was given it.
 
 import logging
 import os
-import socket
 import uuid
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,8 @@ def name_worker(conf: Any, options: dict[str, Any], **_: Any) -> None:
         raise SystemExit(f"a worker serves one queue, which is {' or '.join(QueueName)}")
     os.environ.setdefault("NUMBA_CACHE_DIR", str(settings.data_dir / "compiled"))
     os.environ[QUEUE_VARIABLE] = names[0]
-    os.environ[WORKER_VARIABLE] = f"{names[0]}@{socket.gethostname()}:{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    # Whoever has a job sees this name; where the worker runs stands in its log and in the operator's database.
+    os.environ[WORKER_VARIABLE] = f"{names[0]}-{uuid.uuid4().hex[:12]}"
 
 
 def appear(sender: Any, **_: Any) -> None:

@@ -92,7 +92,6 @@ def list_workers(session: Session) -> list[Worker]:
     return [
         Worker(
             id=row.id,
-            host=row.host,
             queue=QueueName(row.queue),
             slots=row.slots,
             free_slots=max(0, row.slots - row.busy) if row.alive and not row.draining else 0,

@@ -101,6 +101,12 @@ def test_a_key_counts_in_the_header_only(client, api_key):
         assert anonymous.get("/v1/jobs", headers={"Cookie": f"Authorization=Bearer {api_key}"}).status_code == 401
 
 
+def test_who_trains_is_told_without_where(client):
+    [worker] = client.get("/v1/workers").json()["data"]
+    assert worker["slots"] == 2
+    assert "localhost" not in str(worker), "the host that it registered from"
+
+
 def test_a_spec_cannot_set_what_belongs_to_the_service(client):
     for field in ("tenant_id", "status", "attempt", "id", "last_seq"):
         answer = client.post("/v1/jobs", json={"env": {"id": "CartPole-v1"}, field: 1})

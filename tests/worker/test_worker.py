@@ -1,6 +1,7 @@
 """The Celery worker as a process, with its slots and their children."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -88,6 +89,7 @@ def test_a_worker_publishes_its_slots_and_the_environments_of_plugins(place: Wor
             environments = {environment.id for environment in workers.environments(session)}
         assert (listed.queue, listed.slots, listed.free_slots) == (QueueName.CPU, 3, 3)
         assert {"CartPole-v1", "test/Walk-v0"} <= environments
+        assert re.fullmatch(r"cpu-[0-9a-f]{12}", listed.id), "every tenant may see it: it names no host and no process"
         worker.terminate()
         assert worker.wait(20) == 0
     assert known_workers(place.database) == []

@@ -22,6 +22,7 @@ from ppo_engine.envs.batched import is_batched
 from ppo_engine.envs.masks import GivesMasks
 from ppo_engine.envs.registry import episode_limit
 from ppo_engine.envs.spaces import Rows
+from ppo_engine.envs.state.generators import apart
 from ppo_engine.envs.vector import VectorEnvironment, make_vector_environment
 from ppo_engine.errors import EngineError, TrainingDiverged
 from ppo_engine.recurrent.acting import Remembering
@@ -158,11 +159,13 @@ def evaluate(
     """
     seats = min(n_envs, n_episodes)
     shares = [len(range(seat, n_episodes, seats)) for seat in range(seats)]
-    environments = make_vector_environment(_seated(env, seats), [_child(seeds, seat) for seat in range(seats)])
-    try:
-        played = _play(act, environments, shares)
-    finally:
-        environments.close()
+    # A training's own environments may draw from the global generators: they go on where they were.
+    with apart():
+        environments = make_vector_environment(_seated(env, seats), [_child(seeds, seat) for seat in range(seats)])
+        try:
+            played = _play(act, environments, shares)
+        finally:
+            environments.close()
     episodes = [played[episode % seats][episode // seats] for episode in range(n_episodes)]
     if not all(math.isfinite(total) for total, _ in episodes):
         raise TrainingDiverged(f"the return of an episode of {env.id} is not finite")

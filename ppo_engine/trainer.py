@@ -17,6 +17,7 @@ from ppo_engine.components import Components, build, observation_space_of
 from ppo_engine.diagnosis import Finding
 from ppo_engine.envs.catalogue import describe_with_arguments
 from ppo_engine.envs.spaces import Rows
+from ppo_engine.envs.state.surroundings import isolated
 from ppo_engine.envs.vector import EXACT, Resumability
 from ppo_engine.evaluate import Acts, Evaluation, evaluate
 from ppo_engine.export import Example, write_bundle
@@ -140,7 +141,7 @@ class Trainer:
         manifest = self._components.policy_manifest(self.spec, self._observation_space)
         write_bundle(directory, manifest, examples=self._examples(observations, masks))
         write_state(directory, self.state())
-        resume = self._components.environment.resume
+        resume = self._components.environment.foreseen
         return checkpoints.seal(
             directory,
             iteration=self.iteration,
@@ -190,11 +191,13 @@ class Trainer:
 
     def _prepare(self, spec: TrainingSpec, *, threads: int, environment_cores: int | None) -> None:
         limit_threads(threads)
-        self.spec = resolve(spec, describe_with_arguments(spec.env), draw_seed=True)
+        with isolated():
+            self.spec = resolve(spec, describe_with_arguments(spec.env), draw_seed=True)
         assert self.spec.seed is not None
         backend, reason = choose_backend(self.spec)
         self._components: Components = build(self.spec, self.spec.seed, environment_cores=environment_cores)
-        self._observation_space = observation_space_of(self.spec.env)
+        with isolated():
+            self._observation_space = observation_space_of(self.spec.env)
         self._position = Position()
         self.resumed: Resumability | None = None
         environment = self._components.environment

@@ -43,7 +43,8 @@ class Exit:
 def lean_variables(variables: Mapping[str, str], *, threads: int) -> dict[str, str]:
     """What a process that runs environment code gets to see: what is allowed, and its threads."""
     allowed = {name: value for name, value in variables.items() if name in ALLOWED or name.startswith(ALLOWED_PREFIXES)}
-    told = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    # Environments that go through sets of texts do so in the same order in every run.
+    told = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "PYTHONHASHSEED": "0"}
     return {**allowed, **dict.fromkeys(THREAD_VARIABLES, str(threads)), **told}
 
 

@@ -74,6 +74,7 @@ class DeviceEnvironment:
         self.n_envs = env.n_envs
         self.device = device
         self.resume: Resumability = EXACT
+        self.foreseen: Resumability = EXACT
         model = make_unlimited(env)
         self.encoder = ObservationEncoder(model.observation_space)
         self.action_space = action_space_of(model.action_space)

@@ -80,12 +80,12 @@ def step_seconds(env: EnvSpec) -> float:
     probe = SyncVectorEnvironment(env.model_copy(update={"n_envs": 1}), [0])
     try:
         probe.reset()
-        rows = _rows(probe.action_space)
+        rows = random_rows(probe.action_space)
         times = [time.perf_counter()]
         while times[-1] - times[0] < PROBE_SECONDS:
             row = rows[len(times) % len(rows)]
             if probe.action_masks is not None:
-                row = _valid_row(probe.action_masks[0], probe.action_space)
+                row = valid_row(probe.action_masks[0], probe.action_space)
             probe.step(row[None])
             times.append(time.perf_counter())
     finally:
@@ -94,14 +94,14 @@ def step_seconds(env: EnvSpec) -> float:
     return statistics.median(after - before for before, after in pairwise(times))
 
 
-def _valid_row(mask: NDArray[np.bool_], space: ActionSpace) -> NDArray[np.generic]:
+def valid_row(mask: NDArray[np.bool_], space: ActionSpace) -> NDArray[np.generic]:
     """The first valid choice of each head, [columns]."""
     first = iter([head.argmax() for head in np.split(mask, np.cumsum(space.choices)[:-1])])
     columns = [0.0 if leaf.kind == "box" else next(first) for leaf in space.leaves for _ in range(leaf.columns)]
     return np.array(columns, space.row_dtype)
 
 
-def _rows(space: ActionSpace) -> NDArray[np.generic]:
+def random_rows(space: ActionSpace) -> NDArray[np.generic]:
     """Some action rows [256, columns], from no stream of a training."""
     draw = np.random.default_rng(0)
     columns: list[NDArray[np.generic]] = []

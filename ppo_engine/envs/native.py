@@ -21,6 +21,8 @@ from pydantic import JsonValue
 from ppo_engine.envs.arguments import checked_kwargs
 from ppo_engine.envs.registry import environment_arguments, episode_limit, find_environment
 from ppo_engine.envs.spaces import NotInSpace, ObservationEncoder, Rows, action_space_of
+from ppo_engine.envs.state.generators import seed_globals
+from ppo_engine.envs.state.surroundings import SURROUNDINGS
 from ppo_engine.envs.vector import EXACT, EnvironmentState, HasLives, Resumability, Step, Vectorization, allocate_step
 from ppo_engine.envs.watchdog import IDLE, Watchdog
 from ppo_engine.errors import EngineError, EnvironmentFailed, EnvironmentPlace, InvalidObservation
@@ -45,13 +47,15 @@ class NativeVectorEnvironment:
         Raises: InvalidSpec where the environment has no vector form; otherwise as `SyncVectorEnvironment`.
         """
         self.n_envs = len(seeds)
-        self.resume = EXACT
+        self.resume, self.foreseen = EXACT, Resumability("approximate", self.not_restored)
         self._spec, self._threads = env, threads
         self._seed = seeds[0]
         self._steps = 0
         self._episodes = np.zeros(self.n_envs, np.int64)
         self._lengths = np.zeros(self.n_envs, np.int64)
         self._watch = Watchdog(env.step_timeout_seconds, self._place)
+        if find_environment(env.id).plugin:
+            seed_globals(self._seed)
         self._env = self._call(self._made)
         mode = self._env.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
@@ -194,7 +198,8 @@ class NativeVectorEnvironment:
         self._watch.calls += 1
         self._watch.env_index = 0
         try:
-            return function()
+            with SURROUNDINGS:
+                return function()
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             if isinstance(error, KeyboardInterrupt):
                 raise self._watch.expired or error from None

@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 import gymnasium
 
 from ppo_engine.envs.packages import PACKAGES
+from ppo_engine.envs.state.surroundings import isolated
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ def register(plugin: Plugin) -> tuple[tuple[str, ...], BaseException | None]:
     """Have a plugin register its environments: the ids of those that it came to, and what it raised if it did."""
     before, failure = set(gymnasium.registry), None
     try:
-        plugin.entry_point.load()()
+        with isolated():
+            plugin.entry_point.load()()
     except (Exception, SystemExit) as error:
         # One broken plugin must not take the other environments with it.
         failure = error

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -35,6 +35,7 @@ from ppo_engine.envs.shared import (
 )
 from ppo_engine.envs.snapshots import saved_episode
 from ppo_engine.envs.spaces import Rows
+from ppo_engine.envs.state.surroundings import isolated
 from ppo_engine.envs.sync import SyncVectorEnvironment
 from ppo_engine.envs.vector import EXACT, EnvironmentState, Resumability, Step, Vectorization
 from ppo_engine.envs.watchdog import IDLE, POLLS_PER_TIMEOUT, SLOWEST_POLL_SECONDS
@@ -78,13 +79,14 @@ class ProcessVectorEnvironment:
         Raises: as `SyncVectorEnvironment`; EnvironmentTimedOut, EnvironmentWorkerDied.
         """
         self.n_envs = len(seeds)
-        self.resume = EXACT
+        self.resume, self.foreseen = EXACT, EXACT
         k = max(1, min(workers or usable_cores(), self.n_envs))
         self.vectorization_reason = f"stepped by {k} processes"
         self._spec = env
         # Made and thrown away for its spaces alone.
-        probe = SyncVectorEnvironment(env, seeds[:1])
-        probe.close()
+        with isolated():
+            probe = SyncVectorEnvironment(env, seeds[:1])
+            probe.close()
         self.encoder, self.action_space = probe.encoder, probe.action_space
         self.observation_size = self.encoder.size
         layout = Layout(
@@ -152,8 +154,10 @@ class ProcessVectorEnvironment:
     def state(self) -> dict[str, NDArray[Any] | JsonValue]:
         self._command(b"g", self._workers)
         state: dict[str, NDArray[Any] | JsonValue] = {}
-        for part in self._wait(self._workers):
-            state.update(state_from_json(part))
+        answers = self._wait(self._workers)
+        for answer in answers:
+            state.update(state_from_json(answer["state"]))
+        self.foreseen = joined(answer["foreseen"] for answer in answers)
         return state
 
     def restore(self, state: EnvironmentState) -> Rows:
@@ -162,8 +166,7 @@ class ProcessVectorEnvironment:
             part = {name: value for name, value in state.items() if name.startswith(share)}
             with contextlib.suppress(ConnectionError):
                 send(worker.connection, b"p", state_to_json(part))
-        reasons = [reason for reason in self._wait(self._workers) if reason is not None]
-        self.resume = Resumability("approximate", "; ".join(reasons)) if reasons else EXACT
+        self.resume = joined(self._wait(self._workers))
         for index in range(self.n_envs):
             episode = saved_episode(state, index)
             self._episodes[index], self._lengths[index] = episode.number, episode.length
@@ -261,9 +264,17 @@ class ProcessVectorEnvironment:
         return EnvironmentPlace(self._spec.id, index, episode, step)
 
 
+def joined(reasons: Iterable[str | None]) -> Resumability:
+    """What the resumes of several processes come to."""
+    told = [reason for reason in reasons if reason is not None]
+    return Resumability("approximate", "; ".join(told)) if told else EXACT
+
+
 def _environment_variables() -> dict[str, str]:
     import_path = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    return {**os.environ, "PYTHONPATH": import_path, **dict.fromkeys(THREAD_VARIABLES, "1")}
+    # So that sets of texts have the same order in each of them, and after a resume.
+    hashing = {"PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0")}
+    return {**os.environ, **hashing, "PYTHONPATH": import_path, **dict.fromkeys(THREAD_VARIABLES, "1")}
 
 
 def _ending(process: subprocess.Popen[bytes]) -> str:

@@ -6,7 +6,7 @@ Where an environment can save itself, as Atari games can, that takes the place o
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
 import gymnasium
@@ -57,11 +57,13 @@ class Origin:
         seeded: the episode began with `reset(seed=...)`, so that the seed alone leads there.
         random_state: otherwise, of the environment's generator just before the reset; None: it has no such generator.
         step: the number of steps that the `ActionLog` held then.
+        own: what its layers said of themselves just before the reset, where they keep their state.
     """
 
     seeded: bool
     random_state: RandomState | None
     step: int
+    own: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class SavedEpisode:
     actions: NDArray[Any] | None
     own: EnvironmentState
     action_mask: NDArray[np.bool_] | None = None
+    digest: int | None = None
+    """Of all that the episode has shown and rewarded; None: an older version did not keep it."""
 
 
 class ActionLog:
@@ -145,6 +149,7 @@ def saved_episode(state: EnvironmentState, env_index: int) -> SavedEpisode:
             actions=cast(NDArray[Any] | None, state.get(f"{prefix}/actions")),
             own={name.removeprefix(own): part for name, part in state.items() if name.startswith(own)},
             action_mask=cast(NDArray[np.bool_] | None, state.get(f"{prefix}/action_mask")),
+            digest=cast(int | None, state.get(f"{prefix}/digest")),
         )
     except KeyError as error:
         raise CheckpointMismatch(f"the checkpoint holds no {error.args[0]!r}") from None

@@ -151,4 +151,14 @@ def _copy_of(space: spaces.Space[Any]) -> Callable[[Observation], Observation]:
             each = [_copy_of(part) for part in space.spaces]
             return lambda frame: tuple(copy(_part(frame, i, "observation")) for i, copy in enumerate(each))
         case _:
-            return lambda frame: frame.copy() if isinstance(frame, np.ndarray) else frame
+            return _copied
+
+
+def _copied(frame: Observation) -> Observation:
+    """An array of a frame's own, whatever the environment hands out and writes into again."""
+    try:
+        # Not `np.array(frame)`: what is no array of NumPy may hand out its own memory all the same.
+        return np.asarray(frame).copy()
+    except (ValueError, TypeError):
+        # What is no array is said when it is joined.
+        return frame

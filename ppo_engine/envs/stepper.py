@@ -73,7 +73,8 @@ def _serve(connection: socket.socket, task: dict[str, Any]) -> None:
                 environment.reset()
                 connection.sendall(b"k")
             case b"g":
-                send(connection, b"j", state_to_json(environment.state()))
+                state = state_to_json(environment.state())
+                send(connection, b"j", {"state": state, "foreseen": environment.foreseen.reason})
             case b"p":
                 environment.restore(state_from_json(receive_content(connection)))
                 send(connection, b"j", environment.resume.reason)

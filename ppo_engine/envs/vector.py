@@ -75,6 +75,9 @@ class VectorEnvironment(Protocol):
     vectorization: Vectorization
     vectorization_reason: str
     resume: Resumability
+    """How well the last `restore` succeeded."""
+    foreseen: Resumability
+    """Whether the last `state` can be restored exactly, as far as that can be seen."""
 
     def reset(self) -> Rows:
         """Seeds every environment from its own stream and starts its first episode; [N, D]. Called once."""
@@ -150,6 +153,7 @@ def make_vector_environment(
     from ppo_engine.envs.native import NativeVectorEnvironment
     from ppo_engine.envs.pool import PoolVectorEnvironment
     from ppo_engine.envs.process import ProcessVectorEnvironment
+    from ppo_engine.envs.state.surroundings import isolated
     from ppo_engine.envs.sync import SyncVectorEnvironment
 
     if len(seeds) != env.n_envs:
@@ -172,7 +176,8 @@ def make_vector_environment(
             return SyncVectorEnvironment(env, integers)
     if env.frame_stack == 1 and not env.action_masks and is_batched(env):
         return BatchedVectorEnvironment(env, integers)
-    choice = choose(env, cores=cores)
+    with isolated():
+        choice = choose(env, cores=cores)
     chosen: VectorEnvironment = (
         ProcessVectorEnvironment(env, integers, workers=choice.workers)
         if choice.workers

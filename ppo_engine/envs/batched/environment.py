@@ -47,7 +47,7 @@ class BatchedVectorEnvironment:
                 [SpecFault("/env/vectorization", f"{env.id} has no batched form, or not with its kwargs")]
             )
         self.n_envs = len(seeds)
-        self.resume = EXACT
+        self.resume, self.foreseen = EXACT, EXACT
         self._kind = kind
         self._id = env.id
         self._seeds = list(seeds)

@@ -52,6 +52,22 @@ Ill-behaved: the walk, until `at_step=5` (or `at_reset=0`) of one environment's 
     test/KillsItself-v0           SIGKILL to its process          test/ExitsProcess-v0   os._exit(`status=3`)
     test/AllocatesInStep-v0       allocates `mebibytes=100` more with each step from `at_step` on
     test/HangsInClose-v0          sleeps forever in close, ignores SIGTERM
+State that outlives episodes, or lies elsewhere: the walk, unless said otherwise
+    test/Curriculum-v0            rewards grow with the episodes begun    test/Closed-v0      counted in a closure
+    test/SharedCurriculum-v0      the same, counted in a class and in a global of the module, for all environments
+    test/LateCurriculum-v0        after 100 episodes rewards change their sign; counted by an iterator
+    test/KeptCurriculum-v0        the same, with state_dict and load_state_dict
+    test/Statistics-v0            a wrapper centres observations by their mean over its life    test/Opaque-v0    with a
+      generator in it    test/KeptStatistics-v0    the same, with state_dict and load_state_dict
+    test/Hidden-v0                observations are zeros       test/Clocked-v0      strides depend on the clock
+    test/GlobalRandom-v0          draws from `random` and `numpy.random`
+    test/ForgetsItsSeed-v0        its reset does not hand the seed on
+    test/SampledActions-v0        observes one of 4 numbers, drawn from its action space; 1 for the action that names it
+What is one for the whole process
+    test/DoubleByDefault-v0       its constructor makes float64 torch's default type, which it relies on later
+    test/WithoutGradients-v0      its constructor switches gradients off
+    test/SwitchesInStep-v0        its first step does both, and sets threads, the directory, warnings and NumPy's errors
+    test/SharedTensor-v0          one torch tensor for all observations    test/SharedArrayLike-v0    something else
 Foreign vector environments of the walk, each with a plain form as well
     test/NextStep-v0    test/SameStep-v0    test/Disabled-v0    by the autoreset mode of their vector form
     test/Unlabelled-v0  its vector form does not say how it resets

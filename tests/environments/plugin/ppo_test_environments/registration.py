@@ -60,11 +60,28 @@ ENVIRONMENTS = {
     "deadly:ExitsProcess": 20,
     "deadly:AllocatesInStep": 20,
     "deadly:HangsInClose": 20,
+    "lasting:Curriculum": 20,
+    "lasting:LateCurriculum": 20,
+    "lasting:KeptCurriculum": 20,
+    "lasting:SharedCurriculum": 20,
+    "lasting:Closed": 20,
+    "lasting:Hidden": 20,
+    "lasting:GlobalRandom": 20,
+    "lasting:ForgetsItsSeed": 20,
+    "lasting:SampledActions": 10,
+    "lasting:Clocked": 20,
+    "switches:DoubleByDefault": 20,
+    "switches:WithoutGradients": 20,
+    "switches:SwitchesInStep": 20,
+    "switches:SharedTensor": 20,
+    "switches:SharedArrayLike": 20,
 }
 """Entry points within the package, and after how many steps an episode is truncated."""
 
 CUES = ("Choice", "Choices", "Bits", "Masked", "Number", "Tuple", "Dict")
 CUE_STEPS = 6
+
+STATISTICS = ("Statistics", "KeptStatistics", "Opaque")
 
 FOREIGN = {"NextStep": "next_step", "SameStep": "same_step", "Disabled": "disabled", "Unlabelled": "unlabelled"}
 
@@ -83,6 +100,13 @@ def register() -> None:
                 max_episode_steps=CUE_STEPS,
                 kwargs={"forgotten": forgotten},
             )
+    for kind in STATISTICS:
+        gymnasium.register(
+            f"test/{kind}-v0",
+            f"{PACKAGE}.lasting:with_statistics",
+            max_episode_steps=20,
+            kwargs={"kind": kind},
+        )
     for name, function in FOREIGN.items():
         gymnasium.register(
             f"test/{name}-v0",

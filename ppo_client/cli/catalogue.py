@@ -1,10 +1,12 @@
 """What the service can train, and on what."""
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
 
+from ppo_client.cli.local import check_here
 from ppo_client.cli.output import Column, ago, print_json, print_model, print_models, print_sheet, print_table
 from ppo_client.cli.session import json_option, open_client
 
@@ -31,10 +33,58 @@ _WORKER_COLUMNS = (
 )
 
 
-@click.command()
+class _Environments(click.Group):
+    """Lists, unless told to check."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] not in ("check", *ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_Environments, options_metavar="", subcommand_metavar="[PATTERN] | check ID")
+def environments() -> None:
+    """List the environments that can be trained, or check one of your own.
+
+    \b
+    ppo environments Walker          those that have it in their id
+    ppo environments CartPole-v1     all that is known of that one
+    ppo environments check ID        try one that is installed here
+    """
+
+
+@environments.command("check")
+@click.argument("env_id", metavar="ID")
+@click.option("--kwargs", metavar="JSON", help="Arguments of the environment, as an object.")
+@click.option("--set", "settings", metavar="PATH=VALUE", multiple=True, help="Of the spec: env.kwargs.size=3.")
+@click.option("--steps", type=click.IntRange(1), default=4000, show_default=True, help="Random steps to take.")
+@click.option("--deadline", type=click.FloatRange(1), default=120.0, show_default=True, help="Seconds for all of it.")
+@json_option
+def check(
+    *, env_id: str, kwargs: str | None, settings: tuple[str, ...], steps: int, deadline: float, as_json: bool
+) -> None:
+    """Try an environment on this machine as a training would use it.
+
+    Its registration, spaces and arguments; observations, rewards and ends over some
+    thousand random steps; whether a seed determines it, here and in another process;
+    whether a resume is exact, and if not, why; and its speed. The exit code is 1 where
+    it cannot be trained on.
+    """
+    from ppo_client.specs import with_settings
+
+    try:
+        env: dict[str, object] = {"id": env_id, **({} if kwargs is None else {"kwargs": json.loads(kwargs)})}
+    except ValueError as error:
+        raise click.UsageError(f"--kwargs is no JSON: {error}") from None
+    document = with_settings({"env": env}, settings)
+    options = ["--steps", str(steps), "--deadline", str(deadline), *(["--json"] if as_json else [])]
+    check_here([json.dumps(document["env"]), *options])
+
+
+@environments.command("list")
 @click.argument("pattern", required=False, default="")
 @json_option
-def environments(*, pattern: str, as_json: bool) -> None:
+def list_environments(*, pattern: str, as_json: bool) -> None:
     """List the environments that can be trained.
 
     With PATTERN, only those that have it in their id; with the whole id, all that

@@ -41,6 +41,12 @@ def play_here(arguments: Sequence[str]) -> None:
     _become("ppo_engine.evaluate", arguments)
 
 
+def check_here(arguments: Sequence[str]) -> None:
+    """Try an environment that is installed here in this process's place."""
+    _require("`ppo environments check`", _WORKER, "worker")
+    _become("ppo_engine.envs.check", arguments)
+
+
 def _require(what: str, modules: Sequence[str], extras: str) -> None:
     if any(find_spec(module) is None for module in modules):
         raise ExtraMissing(what, extras)

@@ -1,0 +1,1 @@
+"""Tries an environment as a training would use it, for whoever writes one."""

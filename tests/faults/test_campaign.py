@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -39,3 +41,11 @@ def test_the_long_campaign_breaks_no_promise(plan: Plan, capsys: pytest.CaptureF
         summary = run(plan, lambda words: print(words, flush=True))
         print(json.dumps(summary))
     assert summary["faults_found"] == []
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+def test_every_resume_is_what_it_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        status = subprocess.run([sys.executable, "-m", "tests.faults.resumes"], check=False).returncode
+    assert status == 0

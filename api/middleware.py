@@ -122,6 +122,8 @@ def _request_id(scope: Scope) -> str:
 
 
 def _log(scope: Scope, status: int, seconds: float) -> None:
-    level = logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.DEBUG
+    # Who starts the service asks until it is ready.
+    is_fault = status >= HTTPStatus.INTERNAL_SERVER_ERROR and scope["path"] != "/readyz"
+    level = logging.WARNING if is_fault else logging.DEBUG
     request_id = scope["state"]["request_id"]
     logger.log(level, "%s %s %d %.3fs %s", scope["method"], scope["path"], status, seconds, request_id)

@@ -22,10 +22,14 @@ def resolved_spec(session: Session, spec: TrainingSpec) -> TrainingSpec:
 
     Raises:
         InvalidSpec: it cannot be trained; every fault that could be found has its entry.
-        ProblemError: 503, no worker has told yet what it can train.
+        ProblemError: 503, no worker has told yet what it can train, or one is still finding that out.
     """
     # One entry of the catalogue, not all: reading some 300 of them took nine tenths of a submission's time.
     environment = workers.environment(session, spec.env.id)
+    if environment is None or environment.plugin is not None:
+        # Of a plugin it may be what an earlier version was like.
+        plugin = environment.plugin if environment is not None else None
+        _require_described(spec.env.id, workers.pending_origins(session, spec.env.id, plugin))
     if environment is None:
         raise _unknown(spec.env.id, workers.environment_ids(session))
     faults = list(_kwargs_faults(spec, environment))
@@ -36,6 +40,13 @@ def resolved_spec(session: Session, spec: TrainingSpec) -> TrainingSpec:
     if faults:
         raise InvalidSpec(faults)
     return resolved
+
+
+def _require_described(env_id: str, origins: Sequence[str]) -> None:
+    if origins:
+        detail = f"{env_id} is not known yet: what {' and '.join(origins)} offers is being described"
+        headers = {"Retry-After": str(CATALOGUE_RETRY_SECONDS)}
+        raise ProblemError(503, "environments_pending", detail, headers=headers)
 
 
 def _unknown(env_id: str, known: Sequence[str]) -> Exception:

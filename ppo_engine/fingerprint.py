@@ -2,14 +2,12 @@
 
 import hashlib
 import platform
-from collections.abc import Iterable
-from importlib import metadata
-from pathlib import Path
 
 import torch
 from pydantic import JsonValue
 
-_DISTRIBUTIONS = ("torch", "numpy", "gymnasium", "mujoco", "box2d")
+from ppo_engine.machine import DISTRIBUTIONS, installed_versions, processor
+
 _COMPILER = ("numba", "llvmlite", "scipy")
 """What the bits of the fused backend depend on besides: numba's products of matrices are those of SciPy's BLAS."""
 
@@ -25,7 +23,7 @@ def fingerprint(device: torch.device, *, backend: str, threads: int) -> dict[str
         "threads": threads,
         "versions": {
             "python": platform.python_version(),
-            **installed_versions(_DISTRIBUTIONS + _COMPILER * (backend == "fused")),
+            **installed_versions(DISTRIBUTIONS + _COMPILER * (backend == "fused")),
         },
     }
 
@@ -40,26 +38,3 @@ def differences(before: dict[str, JsonValue], now: dict[str, JsonValue]) -> list
         elif then != today:
             sentences.append(f"{key} was {then}, is {today}")
     return sentences
-
-
-def installed_versions(distributions: Iterable[str] = _DISTRIBUTIONS) -> dict[str, JsonValue]:
-    versions: dict[str, JsonValue] = {}
-    for name in distributions:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def processor() -> tuple[str, list[str]]:
-    """Model name and feature flags of the CPU; what the platform knows where there is no /proc/cpuinfo."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine(), []
-    first: dict[str, str] = {}
-    for line in lines:
-        key, _, value = line.partition(":")
-        first.setdefault(key.strip(), value.strip())
-    return first.get("model name", platform.machine()), first.get("flags", first.get("Features", "")).split()

@@ -268,6 +268,7 @@ workers = Table(
     Column("devices", _json(), nullable=False),
     Column("versions", _json(), nullable=False),
     Column("draining", Boolean, nullable=False),
+    Column("pending_environments", _json(), nullable=False, server_default="{}"),
     Column("lease_seconds", Double, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("heartbeat_at", Double, nullable=False),

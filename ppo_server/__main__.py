@@ -1,24 +1,24 @@
 """`python -m ppo_server up|api|worker|sweeper|migrate|keys|doctor`."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import click
 
-from ppo_jobs.database import Database, migrate, open_database
 from ppo_jobs.errors import JobsError
-from ppo_jobs.repository import tenants
 from ppo_jobs.settings import load_settings
 from ppo_jobs.states import QueueName
-from ppo_server.doctor import examine
+from ppo_server.launch import become, die_with_parent
 from ppo_server.readiness import CannotStart, visible_gpus
-from ppo_server.services import die_with_parent
-from ppo_server.up import DEFAULT_TENANT, run
+from ppo_server.up import DEFAULT_TENANT, run, worker_command
+
+# `ppo up` starts the API before it imports what it needs itself, so that both are soon done: commands import their own.
+if TYPE_CHECKING:
+    from ppo_jobs.database import Database
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,9 +77,7 @@ def worker(queue: str, slots: int | None) -> None:
         if gpus == 0 or (slots or gpus) > gpus:
             raise CannotStart(f"a worker of queue cuda needs a GPU for each slot, and this machine has {gpus}")
         slots = slots or gpus
-    celery = ["celery", "--quiet", "--app", "worker.tasks", "worker", "--queues", queue, "--hostname", f"{queue}@%h"]
-    pool = ["--concurrency", str(slots or settings.slots), "--loglevel", settings.log_level]
-    become(*celery, *pool, "--without-gossip", "--without-mingle", "--without-heartbeat")
+    become(*worker_command(settings, QueueName(queue), slots or settings.slots))
 
 
 @main.command()
@@ -94,6 +92,8 @@ def sweeper() -> None:
 @in_plain_words
 def migrate_database() -> None:
     """Bring the database's schema up to date."""
+    from ppo_jobs.database import migrate
+
     migrate(load_settings().database_url)
     click.echo("the database is up to date")
 
@@ -109,6 +109,8 @@ def keys() -> None:
 @in_plain_words
 def create_key(name: str, tenant: str) -> None:
     """Make a key and print it; it cannot be shown again."""
+    from ppo_jobs.repository import tenants
+
     with _database() as database, database.write() as session:
         tenant_id = tenants.tenant_named(session, tenant) or tenants.create_tenant(session, tenant)
         key = tenants.create_api_key(session, tenant_id, name=name)
@@ -120,6 +122,8 @@ def create_key(name: str, tenant: str) -> None:
 @in_plain_words
 def list_keys(tenant: str) -> None:
     """List a tenant's keys, without their secrets."""
+    from ppo_jobs.repository import tenants
+
     with _database() as database, database.read() as session:
         for key in tenants.list_api_keys(session, _tenant_id(tenants.tenant_named(session, tenant), tenant)):
             state = "revoked" if key.revoked_at else "valid"
@@ -132,6 +136,8 @@ def list_keys(tenant: str) -> None:
 @in_plain_words
 def revoke_key(key_id: str, tenant: str) -> None:
     """Make a key open nothing from now on."""
+    from ppo_jobs.repository import tenants
+
     with _database() as database, database.write() as session:
         tenants.revoke_api_key(session, _tenant_id(tenants.tenant_named(session, tenant), tenant), key_id)
     click.echo(f"key {key_id} is revoked")
@@ -141,20 +147,18 @@ def revoke_key(key_id: str, tenant: str) -> None:
 @in_plain_words
 def doctor() -> None:
     """Say in words what works here and what does not."""
+    from ppo_server.doctor import examine
+
     findings = examine(load_settings())
     for finding in findings:
         click.echo(f"{'ok ' if finding.is_fine else 'BAD'}  {finding.subject}: {finding.words}")
     sys.exit(0 if all(finding.is_fine for finding in findings) else 1)
 
 
-def become(module: str, *arguments: str) -> NoReturn:
-    """Go on as `python -m module`, under the same process id."""
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
-
-
 @contextmanager
-def _database() -> Iterator[Database]:
+def _database() -> "Iterator[Database]":
+    from ppo_jobs.database import open_database
+
     database = open_database(load_settings().database_url, durable=True)
     try:
         yield database

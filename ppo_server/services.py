@@ -1,24 +1,18 @@
 """The processes of `ppo up`: each in a session of its own, started again when it crashes, stopped in order."""
 
-import ctypes
 import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ppo_server.launch import PARENT_VARIABLE
+
 logger = logging.getLogger(__name__)
-
-PARENT_VARIABLE = "PPO_UP_PID"
-"""Tells a service which process it must not outlive."""
-
-PR_SET_PDEATHSIG = 1
-"""From linux/prctl.h."""
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 15.0
@@ -109,14 +103,3 @@ def stop_all(services: Sequence[RunningService], is_urgent: Callable[[], bool]) 
     for running in services:
         running.ask_to_stop()
         running.stop(is_urgent)
-
-
-def die_with_parent() -> None:
-    """Called by a service at its start: the kernel kills it when `ppo up` dies, which must leave nothing behind."""
-    parent = os.environ.pop(PARENT_VARIABLE, None)
-    if parent is None:
-        return
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):
-        sys.exit("the process that started this service is gone")

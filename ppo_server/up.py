@@ -10,10 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from ppo_jobs.database import Database, migrate, open_database
-from ppo_jobs.errors import DatabaseUnavailable
 from ppo_jobs.log_lines import configure_logging
-from ppo_jobs.repository import tenants, workers
 from ppo_jobs.settings import Settings
 from ppo_jobs.states import QueueName
 from ppo_server.logs import LogFollower, start_afresh
@@ -25,6 +22,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_TENANT = "default"
 READY_SECONDS = 120.0
 TICK_SECONDS = 0.2
+WAITING_TICK_SECONDS = 0.1
+LAUNCH = (sys.executable, "-m", "ppo_server.launch")
 TRIES_BEFORE_READY = 3
 """A service that ends so often before all are ready will not come up."""
 
@@ -58,38 +57,60 @@ def run(settings: Settings) -> int:
     configure_logging(settings)
     with sole_user(settings.data_dir):
         port = free_port(settings.host, settings.port)
-        migrate(settings.database_url)
-        database = open_database(settings.database_url, durable=True)
-        ensure_api_key(database, settings.data_dir / "api_key")
         url = local_url(settings.host, port)
         signals = Signals()
         share(settings)
-        with running(services(settings, port), settings.data_dir / "logs", signals) as (started, follower):
-            if not wait_until_ready(started, follower, database, url, signals):
+        say(f"starting in {settings.data_dir}")
+        with running(settings.data_dir / "logs", signals) as services:
+            # They import for as long as the database takes to be made, and ask nothing of it before it is there.
+            services.start(api_service(settings, port))
+            for service in worker_services(settings):
+                services.start(service)
+            prepare_database(settings)
+            if not services.wait_for(f"{url}/healthz"):
                 return 0
             write_private(settings.data_dir / "api_url", f"{url}\n")
+            say(f"listening: {url}")
+            services.start(Service("sweeper", (*LAUNCH, "worker.sweeper"), stop_seconds=8))
+            if not services.wait_for(f"{url}/readyz"):
+                return 0
             say(f"ready: {url}  (docs: {url}/docs, key: {settings.data_dir / 'api_key'}, stop: Ctrl-C)")
             while not signals.stop_wanted():
-                tend(started, follower)
-        database.dispose()
+                services.tend()
         say("stopped")
     return 0
 
 
-def services(settings: Settings, port: int) -> list[Service]:
-    """What to start, in the order in which it is stopped: first no new jobs, then the running ones are saved."""
-    ppo_server = (sys.executable, "-m", "ppo_server")
-    listed = [
-        Service("api", (*ppo_server, "api", "--host", settings.host, "--port", str(port)), stop_seconds=8),
-        Service(
-            "worker-cpu",
-            (*ppo_server, "worker", "--queue", str(QueueName.CPU), "--slots", str(settings.slots)),
-            stop_seconds=40,
-        ),
-    ]
-    if visible_gpus():
-        listed.append(Service("worker-cuda", (*ppo_server, "worker", "--queue", str(QueueName.CUDA)), stop_seconds=40))
-    return [*listed, Service("sweeper", (*ppo_server, "sweeper"), stop_seconds=8)]
+def prepare_database(settings: Settings) -> None:
+    """Bring the database up to date, and see that the key opens it."""
+    # Imported here: SQLAlchemy takes half a second, in which the API starts.
+    from ppo_jobs.database import migrate, open_database
+    from ppo_server.first_start import ensure_api_key
+
+    migrate(settings.database_url)
+    database = open_database(settings.database_url, durable=True)
+    try:
+        ensure_api_key(database, settings.data_dir / "api_key")
+    finally:
+        database.dispose()
+
+
+def api_service(settings: Settings, port: int) -> Service:
+    return Service("api", (*LAUNCH, "api", "--host", settings.host, "--port", str(port)), stop_seconds=8)
+
+
+def worker_services(settings: Settings) -> list[Service]:
+    listed = [Service("worker-cpu", (*LAUNCH, *worker_command(settings, QueueName.CPU, settings.slots)), 40)]
+    if gpus := visible_gpus():
+        listed.append(Service("worker-cuda", (*LAUNCH, *worker_command(settings, QueueName.CUDA, gpus)), 40))
+    return listed
+
+
+def worker_command(settings: Settings, queue: QueueName, slots: int) -> tuple[str, ...]:
+    """The module that is a worker, and its arguments."""
+    celery = ("celery", "--quiet", "--app", "worker.tasks", "worker", "--queues", str(queue), "--hostname")
+    pool = (f"{queue}@%h", "--concurrency", str(slots), "--loglevel", settings.log_level)
+    return (*celery, *pool, "--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
 def share(settings: Settings) -> None:
@@ -97,70 +118,60 @@ def share(settings: Settings) -> None:
     os.environ |= {"PPO_DATA_DIR": str(settings.data_dir), "PPO_SLOTS": str(settings.slots)}
 
 
+class Services:
+    """What was started, in its order."""
+
+    def __init__(self, logs: Path, signals: Signals) -> None:
+        self._logs = logs
+        self._signals = signals
+        self._follower = LogFollower()
+        self._started: list[RunningService] = []
+
+    def start(self, service: Service) -> None:
+        log = start_afresh(self._logs / f"{service.name}.log")
+        self._follower.follow(service.name, log)
+        self._started.append(RunningService(service, log))
+
+    def tend(self, seconds: float = TICK_SECONDS) -> None:
+        """Start again what has ended, and show what was logged; takes so long."""
+        for service in self._started:
+            service.keep_running()
+        self._follower.show_new()
+        time.sleep(seconds)
+
+    def wait_for(self, url: str) -> bool:
+        """Whether `url` is answered with success; False if it is to stop before that.
+
+        Raises:
+            CannotStart: it does not come to that.
+        """
+        deadline = time.monotonic() + READY_SECONDS
+        while not self._signals.stop_wanted():
+            if answers(url):
+                return True
+            self.tend(WAITING_TICK_SECONDS)
+            for service in self._started:
+                if service.crashes >= TRIES_BEFORE_READY:
+                    raise CannotStart(f"{service.service.name} does not come up; see {service.log}")
+            if time.monotonic() > deadline:
+                raise CannotStart(f"the service is not ready after {READY_SECONDS:g} s; see {self._logs}")
+        return False
+
+    def stop(self) -> None:
+        stop_all(self._started, self._signals.is_urgent)
+        self._follower.show_new()
+
+
 @contextmanager
-def running(listed: list[Service], logs: Path, signals: Signals) -> Iterator[tuple[list[RunningService], LogFollower]]:
-    """The services, started; at the end none of their processes is left."""
+def running(logs: Path, signals: Signals) -> Iterator[Services]:
+    """Services that can be started; at the end none of their processes is left."""
     logs.mkdir(parents=True, exist_ok=True)
-    follower = LogFollower()
-    started: list[RunningService] = []
+    services = Services(logs, signals)
     try:
-        for service in listed:
-            log = start_afresh(logs / f"{service.name}.log")
-            follower.follow(service.name, log)
-            started.append(RunningService(service, log))
-        yield started, follower
+        yield services
     finally:
         say("stopping: running jobs are saved")
-        stop_all(started, signals.is_urgent)
-        follower.show_new()
-
-
-def tend(started: list[RunningService], follower: LogFollower) -> None:
-    for service in started:
-        service.keep_running()
-    follower.show_new()
-    time.sleep(TICK_SECONDS)
-
-
-def wait_until_ready(
-    started: list[RunningService], follower: LogFollower, database: Database, url: str, signals: Signals
-) -> bool:
-    """Whether everything came up; False if it is to stop before that.
-
-    Raises:
-        CannotStart: it did not come up.
-    """
-    deadline = time.monotonic() + READY_SECONDS
-    queues = 1 + any(service.service.name == "worker-cuda" for service in started)
-    while not signals.stop_wanted():
-        if answers(f"{url}/readyz") and live_queues(database) >= queues:
-            return True
-        tend(started, follower)
-        for service in started:
-            if service.crashes >= TRIES_BEFORE_READY:
-                raise CannotStart(f"{service.service.name} does not come up; see {service.log}")
-        if time.monotonic() > deadline:
-            raise CannotStart(f"the service is not ready after {READY_SECONDS:g} s; see {started[0].log.parent}")
-    return False
-
-
-def live_queues(database: Database) -> int:
-    """How many queues have a worker."""
-    try:
-        with database.read() as session:
-            return len({worker.queue for worker in workers.list_workers(session) if worker.alive})
-    except DatabaseUnavailable:
-        return 0
-
-
-def ensure_api_key(database: Database, path: Path) -> None:
-    """Keep the key in the file if it opens this database, else make one and put it there."""
-    with database.write() as session:
-        if path.exists() and tenants.authenticate(session, path.read_text().strip()) is not None:
-            return
-        tenant_id = tenants.tenant_named(session, DEFAULT_TENANT) or tenants.create_tenant(session, DEFAULT_TENANT)
-        key = tenants.create_api_key(session, tenant_id, name="ppo up")
-        write_private(path, f"{key}\n")
+        services.stop()
 
 
 def say(words: str) -> None:

@@ -21,7 +21,7 @@ import httpx
 from ppo_client import Client, ClientError
 from ppo_jobs.schemas import Job
 from ppo_jobs.states import JobStatus
-from ppo_server.services import PARENT_VARIABLE
+from ppo_server.launch import PARENT_VARIABLE
 
 PPO = str(Path(sys.executable).with_name("ppo"))
 START_SECONDS = 150

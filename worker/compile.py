@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from ppo_engine.compiled import CODE, all_kept
-from ppo_engine.fingerprint import processor
+from ppo_engine.machine import processor
 from worker.lifeline import die_with_parent
 
 logger = logging.getLogger(__name__)

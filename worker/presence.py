@@ -1,50 +1,35 @@
 """What the main process of a worker does beside Celery: it registers, beats, and looks after dead supervisors."""
 
-import json
 import logging
 import os
+import platform
+import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from contextlib import AbstractContextManager
+from importlib.metadata import version
 from pathlib import Path
 
-from pydantic import BaseModel, JsonValue
+from pydantic import JsonValue
 
+from ppo_engine.machine import installed_versions, processor
 from ppo_engine.spec import EnvironmentDescription
 from ppo_jobs.database import Database
 from ppo_jobs.errors import DatabaseUnavailable
 from ppo_jobs.repository import workers
 from ppo_jobs.settings import Settings
 from ppo_jobs.states import QueueName
+from worker.environments import Environments
 from worker.orphans import release_orphans
-from worker.process import child_variables, lean_variables
+from worker.process import child_variables
 from worker.runs import RUNS
 
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
-DESCRIBE_SECONDS = 120.0
-DESCRIBE_RETRY_SECONDS = 10.0
-COMPILE_SECONDS = 60.0
-"""A worker whose engine is not compiled by then offers its slots all the same."""
-
-
-class Description(BaseModel):
-    """What `worker.describe` prints."""
-
-    environments: list[EnvironmentDescription]
-    devices: list[dict[str, JsonValue]]
-    versions: dict[str, str]
-    is_compiled: bool
-    """Whether the machine code of the engine's loops is there."""
-
-
-class DescriptionFailed(Exception):
-    """`worker.describe` did not say what this worker can train."""
+LISTEN_SECONDS = 0.2
 
 
 class Presence:
@@ -69,6 +54,9 @@ class Presence:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._live, name="presence", daemon=True)
         self._at_work = threading.Lock()
+        self._compiler: subprocess.Popen[bytes] | None = None
+        self._told: dict[str, EnvironmentDescription] = {}
+        self._told_pending: dict[str, JsonValue] = {}
         # A pool process that is forked while this thread holds a lock of SQLite's would inherit it, held for ever;
         # and one that is forked while a process is started, the pipes whose end this thread then waits for.
         os.register_at_fork(
@@ -95,55 +83,63 @@ class Presence:
         self._drain_mark.unlink(missing_ok=True)
 
     def _live(self) -> None:
-        description: Description | None = None
-        wait = 0.0
-        while not self._stopped.wait(wait):
-            wait = BEAT_SECONDS
-            try:
-                with self._at_work:
-                    release_orphans(self._database, self._settings.data_dir / RUNS)
-                description = description or self._prepared()
-                with self._at_work:
-                    self._beat(description)
-            except DatabaseUnavailable as error:
-                logger.warning("the worker goes unheard: %s", error)
-            except DescriptionFailed as error:
-                logger.error("the worker cannot say what it trains: %s", error)
-                wait = DESCRIBE_RETRY_SECONDS
-            except Exception:  # A worker that no longer beats is given up by everyone, though its slots may work.
-                logger.exception("the worker goes unheard")
+        environments: Environments | None = None
+        try:
+            while not self._stopped.is_set():
+                environments = environments or Environments(self._settings.data_dir)
+                self._turn(environments)
+        finally:
+            if environments is not None:
+                environments.stop()
 
-    def _prepared(self) -> Description:
-        """What the worker can train; the engine is compiled by then, so that no job has to wait for that."""
-        description = describe(self._queue, self._at_work)
-        if not description.is_compiled:
-            logger.info("the engine is being compiled for this machine, once: up to a minute of an idle core")
+    def _turn(self, environments: Environments) -> None:
+        """Beat, look after dead supervisors, and hear what is described meanwhile, for about a second."""
+        try:
             with self._at_work:
-                compiler = start_compiler()
-            deadline = time.monotonic() + COMPILE_SECONDS
-            while compiler.poll() is None and time.monotonic() < deadline and not self._stopped.wait(0.1):
-                pass
-            if compiler.returncode != 0:
-                logger.warning("the engine is not compiled yet; jobs compile what they need of it")
-        return description
+                release_orphans(self._database, self._settings.data_dir / RUNS)
+                self._beat(environments)
+            # Whoever waits for a job has its slot by now; what is still unknown, and not compiled, comes behind.
+            environments.describe(self._at_work)
+            if self._compiler is None:
+                with self._at_work:
+                    self._compiler = start_compiler()
+            self._compiler.poll()
+        except DatabaseUnavailable as error:
+            logger.warning("the worker goes unheard: %s", error)
+        except Exception:  # A worker that no longer beats is given up by everyone, though its slots may work.
+            logger.exception("the worker goes unheard")
+        deadline = time.monotonic() + BEAT_SECONDS
+        while (left := deadline - time.monotonic()) > 0 and not self._stopped.is_set():
+            if not environments.is_describing:
+                self._stopped.wait(left)
+            else:
+                environments.listen(min(left, LISTEN_SECONDS))
 
-    def _beat(self, description: Description) -> None:
+    def _beat(self, environments: Environments) -> None:
+        known, pending = environments.known, environments.pending
         with self._database.write() as session:
-            if workers.beat(session, self._worker_id, self._drain_mark.exists()):
-                return
-            workers.register_worker(
-                session,
-                id=self._worker_id,
-                host=socket.gethostname(),
-                queue=self._queue,
-                slots=self._slots,
-                devices=description.devices,
-                versions=description.versions,
-                environments=description.environments,
-                lease_seconds=self._settings.lease_seconds,
-            )
-        where = f"{socket.gethostname()}, process {os.getpid()}"
-        logger.info("worker %s (%s) offers %d slots of queue %s", self._worker_id, where, self._slots, self._queue)
+            is_known = workers.beat(session, self._worker_id, self._drain_mark.exists())
+            if is_known:
+                new = [environment for id, environment in known.items() if environment is not self._told.get(id)]
+                if new or pending != self._told_pending:
+                    workers.tell_environments(session, self._worker_id, new, pending=pending)
+            else:
+                workers.register_worker(
+                    session,
+                    id=self._worker_id,
+                    host=socket.gethostname(),
+                    queue=self._queue,
+                    slots=self._slots,
+                    devices=devices(self._queue),
+                    versions=versions(),
+                    environments=list(known.values()),
+                    pending=pending,
+                    lease_seconds=self._settings.lease_seconds,
+                )
+        self._told, self._told_pending = dict(known), pending
+        if not is_known:
+            where = f"{socket.gethostname()}, process {os.getpid()}"
+            logger.info("worker %s (%s) offers %d slots of queue %s", self._worker_id, where, self._slots, self._queue)
 
 
 def start_compiler() -> subprocess.Popen[bytes]:
@@ -154,40 +150,22 @@ def start_compiler() -> subprocess.Popen[bytes]:
     )
 
 
-def describe(queue: QueueName, no_fork: AbstractContextManager[object]) -> Description:
-    """What a worker of the queue can train, asked of a process of its own: environments may import anything.
-
-    Args:
-        queue: Its GPUs are described too where it is `cuda`.
-        no_fork: While it is held, no other thread forks.
-
-    Raises:
-        DescriptionFailed: it ended without saying so.
-    """
-    if queue is QueueName.CUDA:
-        variables = lean_variables(os.environ, threads=1)
-    else:
-        variables = child_variables(os.environ, threads=1, gpu=None)
-    # Some environments leave files where they run.
-    with tempfile.TemporaryDirectory(prefix="ppo-describe-") as scratch:
-        with no_fork:
-            asked = subprocess.Popen(
-                [sys.executable, "-P", "-m", "worker.describe"],
-                env=variables,
-                cwd=scratch,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+def devices(queue: QueueName) -> list[dict[str, JsonValue]]:
+    """The CPU, and of a worker that trains on them the GPUs that it may use."""
+    found: list[dict[str, JsonValue]] = [{"kind": "cpu", "model": processor()[0]}]
+    program = shutil.which("nvidia-smi") if queue is QueueName.CUDA else None
+    if program is not None:
+        asked = [program, "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits"]
+        listed = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+        for line in listed.splitlines():
+            index, name, mebibytes = (part.strip() for part in line.split(","))
+            found.append(
+                {"kind": "cuda", "index": int(index), "name": name, "memory_bytes": int(float(mebibytes)) * 2**20}
             )
-        with asked:
-            try:
-                answer, complaint = asked.communicate(timeout=DESCRIBE_SECONDS)
-            except subprocess.TimeoutExpired as error:
-                asked.kill()
-                raise DescriptionFailed(str(error)) from error
-    if asked.returncode != 0:
-        raise DescriptionFailed(complaint.decode(errors="replace")[-2000:])
-    try:
-        return Description.model_validate(json.loads(answer))
-    except ValueError as error:
-        raise DescriptionFailed(str(error)) from error
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of Python, this service, and what its numbers depend on."""
+    depended = {name: str(value) for name, value in installed_versions().items()}
+    return {"python": platform.python_version(), "ppo-service": version("ppo-service"), **depended}

@@ -6,6 +6,7 @@ children do, and a GPU belongs to the child that was given it.
 
 import logging
 import os
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from billiard.process import current_process
 from celery import signals
 
 from ppo_jobs.artifacts import open_artifacts
-from ppo_jobs.database import open_database
+from ppo_jobs.database import Database, is_migrated, open_database
 from ppo_jobs.errors import DatabaseUnavailable
 from ppo_jobs.log_lines import configure_logging
 from ppo_jobs.queue import TASK, celery_app
@@ -35,6 +36,9 @@ app.set_default()
 WORKER_VARIABLE = "PPO_WORKER_ID"
 QUEUE_VARIABLE = "PPO_WORKER_QUEUE"
 """How a pool process, forked or started afresh, learns whose slot it is."""
+
+SCHEMA_SECONDS = 60.0
+"""For whoever migrates the database to have done so."""
 
 _presence: Presence | None = None
 _work: SlotWork | None = None
@@ -72,6 +76,7 @@ def name_worker(conf: Any, options: dict[str, Any], **_: Any) -> None:
 def appear(sender: Any, **_: Any) -> None:
     global _presence
     database = open_database(settings.database_url, durable=False)
+    wait_for_schema(database)
     _presence = Presence(
         settings,
         database,
@@ -81,6 +86,20 @@ def appear(sender: Any, **_: Any) -> None:
         drain_mark=drain_mark(),
     )
     _presence.start()
+
+
+def wait_for_schema(database: Database) -> None:
+    """`ppo up` makes the database while its worker imports; where somebody else does, it is awaited as well."""
+    deadline = time.monotonic() + SCHEMA_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with database.read() as session:
+                if is_migrated(session):
+                    return
+        except DatabaseUnavailable as error:
+            logger.warning("the worker waits: %s", error)
+        time.sleep(0.05)
+    logger.warning("the database's schema is not that of this version")
 
 
 def drain(**_: Any) -> None:

@@ -6,6 +6,7 @@ from api.dependencies import Services, ServicesOf
 from ppo_jobs.database import is_migrated, prove_writable
 from ppo_jobs.errors import DatabaseFull, DatabaseReadOnly, DatabaseUnavailable
 from ppo_jobs.queue import broker_answers
+from ppo_jobs.repository import workers
 from ppo_jobs.schemas import Health
 
 router = APIRouter(tags=["health"])
@@ -19,7 +20,7 @@ async def read_liveness(request: Request) -> Health:
 
 @router.get("/readyz", responses={503: {"model": Health, "description": "It cannot answer other requests."}})
 def read_readiness(request: Request, response: Response, services: ServicesOf) -> Health:
-    """The database answers, has the right schema and takes writes.
+    """A job that is posted now is accepted: the database takes writes, and it is known what can be trained.
 
     The broker is shown too, but jobs are taken without it.
     """
@@ -36,6 +37,8 @@ def _database_checks(services: Services) -> dict[str, str]:
         with services.database.read() as session:
             if not is_migrated(session):
                 return {"database": "ok", "migrations": "pending"}
+            if not workers.has_environments(session):
+                return {"database": "ok", "migrations": "ok", "catalogue": "no worker has registered yet"}
         with services.database.write() as session:
             prove_writable(session)
     except DatabaseFull:
@@ -44,4 +47,4 @@ def _database_checks(services: Services) -> dict[str, str]:
         return {"database": "read_only"}
     except DatabaseUnavailable:
         return {"database": "unreachable"}
-    return {"database": "ok", "migrations": "ok"}
+    return {"database": "ok", "migrations": "ok", "catalogue": "ok"}

@@ -54,7 +54,9 @@ def describe_environment(env_id: str) -> EnvironmentDescription:
         # Not closed: that could hang, and there is nothing to close in what was never reset.
         return _described(EnvSpec(id=env_id), found, made)
     except (Exception, SystemExit) as error:
-        return unusable(env_id, found, f"it cannot be {doing}: {in_words(error)}")
+        return unusable(
+            env_id, f"it cannot be {doing}: {in_words(error)}", origin=found.origin, plugin=found.plugin
+        ).model_copy(update={"max_episode_steps": found.registration.max_episode_steps})
 
 
 def describe_with_arguments(env: EnvSpec) -> EnvironmentDescription:
@@ -136,6 +138,8 @@ def space_to_json(space: spaces.Space[Any]) -> dict[str, JsonValue]:
         case spaces.MultiBinary():
             return described | {"shape": list(space.shape)}
         case spaces.Dict():
+            if len({str(key) for key in space.spaces}) < len(space.spaces):
+                raise UnsupportedSpace("keys of a Dict space are not told apart by their text")
             return described | {"spaces": {str(key): space_to_json(part) for key, part in space.spaces.items()}}
         case spaces.Tuple():
             return described | {"spaces": [space_to_json(part) for part in space.spaces]}
@@ -167,24 +171,24 @@ def _finite(number: Any) -> JsonValue:
 
 def _unmade(env_id: str, found: Registered, schema: Schema) -> EnvironmentDescription:
     """One that needs arguments, without which its spaces are not known."""
-    return unusable(env_id, found, "").model_copy(
-        update={"supported": True, "unsupported_reason": None, "kwargs_schema": schema}
+    limit = found.registration.max_episode_steps
+    return unusable(env_id, "", origin=found.origin, plugin=found.plugin).model_copy(
+        update={"supported": True, "unsupported_reason": None, "kwargs_schema": schema, "max_episode_steps": limit}
     )
 
 
-def unusable(env_id: str, found: Registered, reason: str) -> EnvironmentDescription:
+def unusable(env_id: str, reason: str, *, origin: str, plugin: str | None) -> EnvironmentDescription:
     """One that cannot be trained on."""
     return EnvironmentDescription(
         id=env_id,
-        origin=found.origin,
-        plugin=found.plugin,
+        origin=origin,
+        plugin=plugin,
         supported=False,
         unsupported_reason=reason,
         observation_space={},
         action_space={},
         observation_size=0,
         action_size=0,
-        max_episode_steps=found.registration.max_episode_steps,
         kwargs_schema={"type": "object", "properties": {}, "additionalProperties": False},
     )
 

@@ -1,21 +1,18 @@
-"""The operator's plugins: which there are, without running code of theirs, and what each registers."""
+"""The operator's plugins, as their installed metadata tells of them: nothing of theirs is imported here."""
 
-import logging
-from collections.abc import Sequence
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
-
-import gymnasium
-
-from ppo_engine.envs.packages import PACKAGES
-from ppo_engine.envs.state.surroundings import isolated
-
-log = logging.getLogger(__name__)
+from importlib.metadata import EntryPoint, entry_points, version
+from importlib.util import find_spec
+from pathlib import Path
 
 ENTRY_POINT_GROUP = "ppo_service.environments"
 
-_ids: dict[str, tuple[str, ...]] = {}
 _preferred: list[str] = []
 
 
@@ -57,25 +54,37 @@ def preferred_first(plugins: Sequence[Plugin]) -> list[Plugin]:
     return sorted(plugins, key=lambda plugin: plugin.name not in _preferred)
 
 
-def ids_of(plugin: Plugin) -> tuple[str, ...]:
-    """The environments that a plugin registers, in order of id; a line in the log where it fails."""
-    if plugin.name not in _ids:
-        _ids[plugin.name], error = register(plugin)
-        if error is not None:
-            log.error("plugin %s of %s failed", plugin.name, plugin.origin, exc_info=error)
-    return _ids[plugin.name]
+def stamp_of(plugin: Plugin) -> str:
+    """Changes with whatever a plugin's environments may depend on: its files, and what is installed beside it."""
+    digest = hashlib.sha256()
+    facts = [plugin.name, plugin.origin, platform.python_version(), version("ppo-service")]
+    for line in (*facts, *sorted(_installed()), *sorted(_sources(plugin.name.partition(":")[0]))):
+        digest.update(line.encode(errors="replace") + b"\0")
+    return digest.hexdigest()
 
 
-def register(plugin: Plugin) -> tuple[tuple[str, ...], BaseException | None]:
-    """Have a plugin register its environments: the ids of those that it came to, and what it raised if it did."""
-    before, failure = set(gymnasium.registry), None
+def _installed() -> Iterator[str]:
+    """What names each distribution and its version, without reading any."""
+    for folder in sys.path:
+        if Path(folder).is_dir():
+            yield from (path.name for path in Path(folder).iterdir() if path.suffix in (".dist-info", ".egg-info"))
+
+
+def _sources(module: str) -> Iterator[str]:
+    """Each source file of the package that a module is in, with what tells when it changed."""
+    spec = find_spec(module.partition(".")[0])
+    if spec is None:
+        return
+    for folder in spec.submodule_search_locations or ():
+        for parent, _, names in os.walk(folder):
+            yield from (_dated(Path(parent, name)) for name in names if not name.endswith(".pyc"))
+    if spec.submodule_search_locations is None and spec.origin is not None:
+        yield _dated(Path(spec.origin))
+
+
+def _dated(path: Path) -> str:
     try:
-        with isolated():
-            plugin.entry_point.load()()
-    except (Exception, SystemExit) as error:
-        # One broken plugin must not take the other environments with it.
-        failure = error
-    new = set(gymnasium.registry) - before
-    # A plugin may import a package whose environments are offered already.
-    own = (id for id in new if not any(package.has(gymnasium.registry[id]) for package in PACKAGES))
-    return tuple(sorted(own)), failure
+        status = path.stat()
+    except OSError:
+        return str(path)
+    return f"{path} {status.st_mtime_ns} {status.st_size}"

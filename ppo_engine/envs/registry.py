@@ -6,6 +6,7 @@ where one of its environments may be asked for: whatever it does, it does to tho
 Nothing is ever imported because a user named it.
 """
 
+import logging
 import math
 import sys
 from collections.abc import Mapping
@@ -21,12 +22,17 @@ from gymnasium.wrappers import TimeLimit
 from ppo_engine.envs.arguments import Argument, arguments_of, checked_kwargs
 from ppo_engine.envs.box2d import with_fresh_worlds
 from ppo_engine.envs.packages import LONGEST_GAME_FRAMES, PACKAGES, Package, environments_of
-from ppo_engine.envs.plugins import Plugin, ids_of, installed_plugins, preferred_first
+from ppo_engine.envs.plugins import Plugin, installed_plugins, preferred_first
 from ppo_engine.envs.stacking import FrameStack
+from ppo_engine.envs.state.surroundings import isolated
 from ppo_engine.errors import UnknownEnvironment
 from ppo_engine.spec import AtariSpec, EnvSpec, InvalidSpec, SpecFault
 
+log = logging.getLogger(__name__)
+
 GYMNASIUM_FAMILIES = ("classic_control", "box2d", "mujoco", "toy_text")
+
+_ids: dict[str, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,38 @@ def package_environments(package: Package) -> Mapping[str, Registered]:
 def plugin_environments(plugin: Plugin) -> Mapping[str, Registered]:
     """What a plugin registers; its code runs for that, once per process."""
     return {env_id: Registered(gymnasium.registry[env_id], plugin.origin, plugin.name) for env_id in ids_of(plugin)}
+
+
+def environments_of_distribution(name: str) -> Mapping[str, Registered]:
+    """What Gymnasium or a known package offers."""
+    if name == "gymnasium":
+        return gymnasium_environments()
+    return next(package_environments(package) for package in PACKAGES if package.distribution == name)
+
+
+def ids_of(plugin: Plugin) -> tuple[str, ...]:
+    """The environments that a plugin registers, in order of id; a line in the log where it fails."""
+    if plugin.name not in _ids:
+        error = register(plugin)
+        if error is not None:
+            log.error("plugin %s of %s failed", plugin.name, plugin.origin, exc_info=error)
+    return _ids[plugin.name]
+
+
+def register(plugin: Plugin) -> BaseException | None:
+    """Have a plugin register its environments; those that it came to count, whatever it raised then."""
+    before, failure = set(gymnasium.registry), None
+    try:
+        with isolated():
+            plugin.entry_point.load()()
+    except (Exception, SystemExit) as error:
+        # One broken plugin must not take the other environments with it.
+        failure = error
+    new = set(gymnasium.registry) - before
+    # A plugin may import a package whose environments are offered already.
+    own = (id for id in new if not any(package.has(gymnasium.registry[id]) for package in PACKAGES))
+    _ids[plugin.name] = tuple(sorted(own))
+    return failure
 
 
 @lru_cache(maxsize=1)

@@ -28,11 +28,14 @@ def register_worker(
     devices: Sequence[Mapping[str, JsonValue]],
     versions: Mapping[str, str],
     environments: Sequence[EnvironmentDescription],
+    pending: Mapping[str, JsonValue] | None = None,
     lease_seconds: float = 30.0,
 ) -> None:
     """Makes a worker and its environments known; one that registers again replaces what was known of it.
 
     Args:
+        pending: by plugin, what it has still to describe: `origin`, and `ids`, which are null as long as they are not
+            known either.
         lease_seconds: without a beat for so long, it counts as dead.
     """
     session.execute(delete(_workers).where(_workers.c.id == id))
@@ -45,6 +48,7 @@ def register_worker(
             devices=[dict(device) for device in devices],
             versions=dict(versions),
             draining=False,
+            pending_environments=dict(pending or {}),
             lease_seconds=lease_seconds,
             started_at=now(),
             heartbeat_at=now(),
@@ -62,6 +66,31 @@ def beat(session: Session, worker_id: str, draining: bool = False) -> bool:
         .returning(_workers.c.id)
     )
     return beaten.one_or_none() is not None
+
+
+def tell_environments(
+    session: Session,
+    worker_id: str,
+    environments: Sequence[EnvironmentDescription],
+    *,
+    pending: Mapping[str, JsonValue],
+) -> None:
+    """Puts what a worker has described meanwhile into the catalogue, and says what is left."""
+    publish(session, environments, worker_id=worker_id)
+    session.execute(update(_workers).where(_workers.c.id == worker_id).values(pending_environments=dict(pending)))
+
+
+def pending_origins(session: Session, id: str, plugin: str | None = None) -> list[str]:
+    """The distributions that a living worker describes, and that have, or may have, an environment of that id.
+
+    Args:
+        plugin: Only of this one, where it is known that it had the environment before.
+    """
+    living = _workers.c.heartbeat_at + _workers.c.lease_seconds > now()
+    rows = session.execute(select(_workers.c.pending_environments).where(living)).scalars()
+    pairs = [pair for pending in rows for pair in (pending or {}).items()]
+    subjects = [subject for name, subject in pairs if plugin in (None, name)]
+    return sorted({subject["origin"] for subject in subjects if subject["ids"] is None or id in subject["ids"]})
 
 
 def remove_worker(session: Session, worker_id: str) -> None:
@@ -117,6 +146,11 @@ def environment(session: Session, id: str) -> EnvironmentDescription | None:
     query = select(_environments.c.description).where(_environments.c.id == id)
     description = session.execute(query).scalar_one_or_none()
     return None if description is None else EnvironmentDescription.model_validate(description)
+
+
+def has_environments(session: Session) -> bool:
+    """Whether the catalogue holds anything."""
+    return session.execute(select(_environments.c.id).limit(1)).first() is not None
 
 
 def environment_ids(session: Session) -> list[str]:

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, event
 from api import bodies
 from api.app import create_app
 from api.bodies import LARGE_BYTES
+from ppo_jobs.repository import workers
 from ppo_jobs.settings import Settings
 from tests.api import deployment
 from tests.api.conftest import serving
@@ -294,8 +295,64 @@ def test_without_any_worker_so_far_a_job_is_asked_to_come_again(settings, api_ke
     with serving(settings) as url:
         headers = {"Authorization": f"Bearer {api_key}"}
         answer = httpx.post(f"{url}/v1/jobs", json={"env": CARTPOLE}, headers=headers, trust_env=False)
+        ready = httpx.get(f"{url}/readyz", trust_env=False)
     assert_problem(answer, 503, "catalogue_empty")
     assert int(answer.headers["retry-after"]) > 0
+    assert (ready.status_code, ready.json()["checks"]["catalogue"]) == (503, "no worker has registered yet")
+
+
+def test_what_a_plugin_may_offer_waits_until_that_is_described_and_all_else_does_not(client, database):
+    def post(env_id):
+        return client.post("/v1/jobs", json={"env": {"id": env_id}})
+
+    def tell(pending, environments=()):
+        with database.write() as session:
+            workers.tell_environments(session, "worker-1", environments, pending=pending)
+
+    mine = deployment.CATALOGUE[0].model_copy(
+        update={"id": "mine/A-v0", "origin": "mine 1.0", "plugin": "mine:register"}
+    )
+    tell({"mine:register": {"origin": "mine 2.0", "ids": None}})
+    for env_id in ("mine/A-v0", "nobodys/B-v0"):
+        problem = assert_problem(post(env_id), 503, "environments_pending")
+        assert env_id in problem["detail"] and "mine 2.0" in problem["detail"]
+    assert int(post("mine/A-v0").headers["retry-after"]) > 0
+    assert post("CartPole-v1").status_code == 201
+    assert client.get("/readyz").status_code == 200
+    tell({"mine:register": {"origin": "mine 2.0", "ids": ["mine/A-v0"]}})
+    assert_problem(post("mine/A-v0"), 503, "environments_pending")
+    assert post("nobodys/B-v0").status_code == 422
+    # What an earlier version of the same plugin was like.
+    tell({"mine:register": {"origin": "mine 2.0", "ids": None}}, [mine])
+    assert_problem(post("mine/A-v0"), 503, "environments_pending")
+    tell({}, [mine])
+    assert post("mine/A-v0").status_code == 201
+
+
+def test_required_arguments_are_asked_for_and_taken(client, database):
+    schema = {
+        "type": "object",
+        "properties": {"size": {"type": "integer"}},
+        "required": ["size"],
+        "additionalProperties": False,
+        "unsupported": {"path": "is of type str: not to be given"},
+    }
+    needs = deployment.CATALOGUE[0].model_copy(
+        update={"id": "needs/Size-v0", "observation_space": {}, "action_space": {}, "kwargs_schema": schema}
+    )
+    with database.write() as session:
+        workers.tell_environments(session, "worker-1", [needs], pending={})
+
+    def post(**kwargs):
+        return client.post("/v1/jobs", json={"env": {"id": "needs/Size-v0", "kwargs": kwargs}})
+
+    (missing,) = assert_problem(post(), 422, "invalid_spec")["errors"]
+    assert (missing["pointer"], missing["message"]) == ("/env/kwargs", "needs/Size-v0 needs the argument size")
+    (path,) = assert_problem(post(size=3, path="/x"), 422, "invalid_spec")["errors"]
+    assert path == {"pointer": "/env/kwargs/path", "message": "is of type str: not to be given"}
+    accepted = post(size=3)
+    assert accepted.status_code == 201
+    assert "network" not in accepted.json()["resolved_spec"]["policy"]
 
 
 def test_while_the_database_is_away_requests_are_asked_to_come_again(settings):

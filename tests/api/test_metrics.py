@@ -170,4 +170,4 @@ def test_health_tells_the_version_and_readiness_each_check(client):
     assert client.get("/healthz").json()["status"] == "ok"
     ready = client.get("/readyz")
     assert ready.status_code == 200
-    assert ready.json()["checks"] == {"database": "ok", "migrations": "ok", "broker": "ok"}
+    assert ready.json()["checks"] == {"database": "ok", "migrations": "ok", "catalogue": "ok", "broker": "ok"}

@@ -8,9 +8,9 @@ from ppo_jobs.repository import tenants
 from ppo_jobs.settings import Settings
 from ppo_server import doctor
 from ppo_server.__main__ import main
+from ppo_server.first_start import ensure_api_key
 from ppo_server.logs import LogFollower, start_afresh
 from ppo_server.readiness import CannotStart, free_port, local_url, visible_gpus, write_private
-from ppo_server.up import ensure_api_key
 
 
 def ppo(settings: Settings, *arguments: str):

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from ppo_server import services
-from ppo_server.services import PARENT_VARIABLE, RunningService, Service, stop_all
+from ppo_server.launch import PARENT_VARIABLE
+from ppo_server.services import RunningService, Service, stop_all
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 WILLING = "import time; print('up', flush=True); time.sleep(60)"

@@ -13,8 +13,9 @@ from ppo_jobs.database import Database
 from ppo_jobs.repository import workers
 from ppo_jobs.settings import Settings
 from ppo_jobs.states import QueueName
+from tests.environments import add_plugin
 from tests.worker.workplace import eventually
-from worker import presence
+from worker import environments
 from worker.presence import Presence
 
 FORKED_SECONDS = 300
@@ -36,13 +37,14 @@ def test_a_pool_process_that_is_forked_meanwhile_does_not_keep_the_worker_from_a
             time.sleep(0.3)
             super()._execute_child(*args)
 
-    monkeypatch.setattr(presence.subprocess, "Popen", ForkedMeanwhile)
+    monkeypatch.setattr(environments.subprocess, "Popen", ForkedMeanwhile)
+    add_plugin(monkeypatch)
     worker = Presence(
         settings, database, worker_id="cpu@here:1", queue=QueueName.CPU, slots=1, drain_mark=tmp_path / "draining" / "1"
     )
     worker.start()
     try:
-        eventually(lambda: is_listed(database), seconds=60)
+        eventually(lambda: is_described(database), seconds=60)
     finally:
         for forker in forkers:
             forker.join()
@@ -61,6 +63,6 @@ def fork(forked: list[int]) -> None:
     forked.append(pid)
 
 
-def is_listed(database: Database) -> bool:
+def is_described(database: Database) -> bool:
     with database.read() as session:
-        return bool(workers.list_workers(session))
+        return workers.environment(session, "test/Walk-v0") is not None

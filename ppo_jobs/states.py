@@ -74,6 +74,8 @@ class ReasonCode(StrEnum):
     USER_REQUEST = "user_request"
     WORKER_LOST = "worker_lost"
     CHILD_DIED = "child_died"
+    CHILD_HUNG = "child_hung"
+    """The training process lived and got nowhere for so long that it was killed."""
     WORKER_DRAINING = "worker_draining"
     BUDGET_EXHAUSTED = "budget_exhausted"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"

@@ -18,11 +18,14 @@ from ppo_engine.envs.watchdog import install_timeout_handler
 from ppo_engine.errors import EngineError, EnvironmentFault, EnvironmentTimedOut
 from ppo_engine.spec import CheckpointSpec, EvaluationPlan, InvalidSpec, TrainingSpec, is_settled
 from ppo_engine.trainer import Progress, Trainer
+from ppo_jobs.kernel import die_with_parent
+from ppo_jobs.pulse import Pulse
 from worker.compile import compile_apart
 from worker.episodes import play
 from worker.journal import JournalWriter
-from worker.lifeline import Lifeline, die_with_parent, end_process_group
+from worker.lifeline import Lifeline, end_process_group
 from worker.protocol import (
+    PULSE,
     STORAGE_FULL_STATUS,
     Assignment,
     CheckpointRecord,
@@ -33,6 +36,7 @@ from worker.protocol import (
     RuntimeRecord,
     interrupted,
 )
+from worker.vitality import Vitality
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 TRACEBACK_CHARACTERS = 2000
@@ -68,12 +72,16 @@ def main() -> int:
     prefer_plugin(assignment.plugin)
     journal = JournalWriter(Path(assignment.run_directory, "journal"))
     end_hangs(journal)
+    vitality = Vitality()
+    Pulse(Path(assignment.run_directory, PULSE), vitality.has_progressed).start()
     trainer: Trainer | None = None
     try:
         if isinstance(assignment.spec, EvaluationPlan):
+            vitality.expect_progress()
             end = play(assignment.spec, assignment, journal, lifeline)
         else:
             trainer = start(assignment.spec, assignment)
+            vitality.expect_progress()
             end = train(trainer, assignment, journal, lifeline)
     except BaseException as error:  # An environment may raise SystemExit.
         say(traceback.format_exc().rstrip())

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ppo_engine.compiled import CODE, all_kept
 from ppo_engine.machine import processor
-from worker.lifeline import die_with_parent
+from ppo_jobs.kernel import die_with_parent
 
 logger = logging.getLogger(__name__)
 

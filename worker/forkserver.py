@@ -17,12 +17,13 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from types import FrameType
 from typing import NoReturn
 
 import numpy as np
 from pydantic import BaseModel
 
-from worker.lifeline import die_with_parent
+from ppo_jobs.kernel import adopt_orphans, die_with_parent, end_orphans, exit_with_parent
 from worker.protocol import BUSY, READY, Ended, Forked, Order
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,9 @@ LOOK_SECONDS = 1.0
 
 def main() -> NoReturn:
     """Fork a child for every order that comes on stdin, a UNIX socket; ends with it, and with its slot."""
-    die_with_parent()
+    signal.signal(signal.SIGTERM, end_all)
+    exit_with_parent()
+    adopt_orphans()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     # Out of the reach of what may use the child's stdin.
     slot = socket.socket(fileno=os.dup(sys.stdin.fileno()))
@@ -119,14 +122,23 @@ def serve(slot: socket.socket, order: Order, descriptors: list[int]) -> None:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
+    # What has left its group, as daemons do, has become this process's own child by now.
+    end_orphans(kept={pid})
     _, status, used = os.wait4(pid, 0)
     tell(slot, Ended(returncode=os.waitstatus_to_exitcode(status), processor_seconds=used.ru_utime + used.ru_stime))
+
+
+def end_all(number: int, frame: FrameType | None) -> NoReturn:
+    """The slot is gone, or wants this process gone: nothing that was started below it stays."""
+    end_orphans(kept=())
+    os._exit(128 + number)
 
 
 def become_child(slot: socket.socket, server: int, order: Order, descriptors: list[int]) -> NoReturn:
     """In the forked process: have a session, a log, a pipe and random numbers of its own, and train."""
     from worker import child
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent()
     os.setsid()
     stdin, log = descriptors

@@ -1,25 +1,11 @@
 """What ties a child to its supervisor: commands while the pipe is open, death when it closes."""
 
-import ctypes
 import os
 import signal
-import sys
 import threading
 from typing import BinaryIO, Literal
 
 from worker.protocol import Command
-
-PR_SET_PDEATHSIG = 1
-"""From linux/prctl.h."""
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends (Linux only).
-
-    It works even while an environment holds the interpreter and nothing can read the pipe.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Lifeline:

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from ppo_engine.spec import EvaluationPlan, TrainingSpec
 
+PULSE = "pulse"
+"""File in the run directory that the child touches while it gets somewhere."""
+
 STORAGE_FULL_STATUS = 74
 """Exit status of a child that could not even journal that the disk is full; EX_IOERR of sysexits.h."""
 

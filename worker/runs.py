@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from worker.protocol import PULSE
+
 RUNS = "runs"
 """Below the data directory."""
 
@@ -41,6 +43,10 @@ class RunDirectory:
     @property
     def log(self) -> Path:
         return self.path / "log"
+
+    @property
+    def pulse(self) -> Path:
+        return self.path / PULSE
 
     @property
     def checkpoints(self) -> Path:

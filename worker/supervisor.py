@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from ppo_engine.spec import TrainingSpec
+from ppo_jobs import kernel
 from ppo_jobs.artifacts import ArtifactStore
 from ppo_jobs.database import Database
 from ppo_jobs.errors import DatabaseUnavailable, LeaseLost, StorageFull
+from ppo_jobs.pulse import Stillness
 from ppo_jobs.repository import claims, workers
 from ppo_jobs.repository.checkpoints import StoredCheckpoint
 from ppo_jobs.settings import Settings
@@ -42,6 +44,9 @@ RETRY_SECONDS = 0.5
 GRACE_SECONDS = {Intent.CANCEL: 2.0, Intent.DRAIN: 20.0, Intent.BUDGET: 20.0}
 """For the child to reach the end of an iteration and save a checkpoint, before it is made to end."""
 
+STILL_SECONDS = 45.0
+"""Beyond the time that an environment may take for a step: by then a child has noticed by itself what it can notice."""
+
 LINGER_SECONDS = 3.0
 """For a child that has said how training ended to close its environments."""
 
@@ -61,6 +66,13 @@ class Slot:
     is_draining: Callable[[], bool]
     fork_server: ForkServer | None = None
     """Where children come from, if not from nothing."""
+
+    def end_orphans(self) -> None:
+        """End what an attempt's environments have started and left behind; the attempt's child is gone."""
+        if self.fork_server is None:
+            kernel.end_orphans(())
+        else:
+            self.fork_server.end_orphans()
 
 
 class Abandoned(Exception):
@@ -154,6 +166,8 @@ class Attempt:
         self._intent: Intent | None = None
         self._grace_ends_at = 0.0
         self._lingers_since: float | None = None
+        self._stillness = Stillness(run.pulse)
+        self._stood_still = 0.0
 
     def verdict(self) -> Verdict:
         """How the attempt ended; everything the child journaled is in the ledger by then.
@@ -173,6 +187,7 @@ class Attempt:
         origin = self._origin(spec, checkpoint)
         memory_kills_before = memory_kills()
         with ExitStack() as stack:
+            stack.callback(self._slot.end_orphans)
             child = self._start_child()
             stack.callback(child.end)
             ledger = self._ledger(child, origin)
@@ -185,6 +200,9 @@ class Attempt:
                 return Verdict(AttemptOutcome.FAILED, ReasonCode.STORAGE_FULL, str(error), retryable=True)
             except JournalCorrupt as error:
                 return Verdict(AttemptOutcome.LOST, ReasonCode.INTERNAL, f"the journal is damaged: {error}", True)
+        if self._stood_still and ledger.end is None:
+            words = f"the training process got nowhere for {self._stood_still:.0f} s and was killed"
+            return Verdict(AttemptOutcome.LOST, ReasonCode.CHILD_HUNG, words, retryable=True)
         return judge(
             ledger.end,
             exit_,
@@ -236,6 +254,9 @@ class Attempt:
             if self._lease.is_lost:
                 raise LeaseLost(*self._claim.key)
             if ledger.end is not None and self._has_lingered():
+                return
+            if (still := self._stillness.look()) >= spec.env.step_timeout_seconds + STILL_SECONDS:
+                self._stood_still = still
                 return
             self._enforce(child, spec)
             try:

@@ -16,6 +16,7 @@ from typing import IO
 
 from pydantic import ValidationError
 
+from ppo_jobs import kernel
 from worker.process import Child
 from worker.protocol import BUSY, READY, Ended, Forked, Order
 
@@ -26,6 +27,9 @@ READY_SECONDS = 30.0
 
 ANSWER_SECONDS = 3.0
 """For a server that is ready to fork, or to say how a child ended."""
+
+END_SECONDS = 2.0
+"""For a server to end, and to clear away what its child has started."""
 
 LONGEST_BACKOFF_SECONDS = 300.0
 MESSAGE_BYTES = 1 << 16
@@ -85,6 +89,11 @@ class ForkServer:
             self._failures = 0
             return Child(process)
 
+    def end_orphans(self) -> None:
+        """In a process that adopts them: end whatever has lost its parent below a child or a server that are gone."""
+        with self._lock:
+            kernel.end_orphans(() if self._server is None else (self._server.pid,))
+
     def close(self) -> None:
         """End the server, and the child that it forked."""
         with self._lock:
@@ -114,6 +123,10 @@ class Server:
                 start_new_session=True,
             )
         self._is_ready = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def is_running(self) -> bool:
@@ -157,11 +170,14 @@ class Server:
         return data, descriptors
 
     def end(self) -> int:
-        """Kill it, and with it the child that it forked; its exit status."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
+        """End it, and with it all that was started below it; its exit status."""
+        self._process.terminate()
         self._socket.close()
-        return int(self._process.wait())
+        try:
+            return int(self._process.wait(END_SECONDS))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return int(self._process.wait())
 
 
 class ForkedProcess:

@@ -38,7 +38,7 @@ from ppo_engine.envs.spaces import Rows
 from ppo_engine.envs.state.surroundings import isolated
 from ppo_engine.envs.sync import SyncVectorEnvironment
 from ppo_engine.envs.vector import EXACT, EnvironmentState, Resumability, Step, Vectorization
-from ppo_engine.envs.watchdog import IDLE, POLLS_PER_TIMEOUT, SLOWEST_POLL_SECONDS
+from ppo_engine.envs.watchdog import IDLE, POLLS_PER_TIMEOUT, SLOWEST_POLL_SECONDS, beat
 from ppo_engine.errors import EngineError, EnvironmentPlace, EnvironmentTimedOut, EnvironmentWorkerDied
 from ppo_engine.spec import EnvSpec
 
@@ -240,6 +240,7 @@ class ProcessVectorEnvironment:
             except ConnectionError:
                 kind = b""
             if kind:
+                beat()
                 return kind
             raise EnvironmentWorkerDied(f"its process {_ending(worker.process)}", self._place(worker))
 
@@ -247,6 +248,7 @@ class ProcessVectorEnvironment:
         calls, env_index = self._progress[self._workers.index(worker)].tolist()
         if (calls, env_index) != worker.seen:
             worker.seen, worker.waited_seconds = (calls, env_index), 0.0
+            beat()
         else:
             worker.waited_seconds += worker.connection.gettimeout() or 0.0
         if worker.waited_seconds > timeout_seconds:

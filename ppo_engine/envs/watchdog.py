@@ -51,6 +51,16 @@ def install_timeout_handler(handler: TimeoutHandler, *, exit_when_stuck: bool) -
     _program.exit_when_stuck = exit_when_stuck
 
 
+def beat() -> None:
+    """An environment has come back to this process."""
+    _program.beats += 1
+
+
+def beats() -> int:
+    """Has grown if an environment came back since it was asked before, or within the second before that."""
+    return _program.beats
+
+
 class Watch(Protocol):
     """What a caller of environments tells about its calls."""
 
@@ -95,6 +105,8 @@ class Watchdog:
         # Time in which the whole process was stopped is no time that the environment took.
         passed, self._looked_at = min(now - self._looked_at, 2 * SLOWEST_POLL_SECONDS), now
         seen = (self.calls, self.env_index)
+        if seen[0] != self._seen[0]:
+            beat()
         if seen != self._seen or self.env_index == IDLE:
             self._seen, self._waited_seconds = seen, 0.0
             return False
@@ -117,6 +129,7 @@ class _Program:
     def __init__(self) -> None:
         self.handler: TimeoutHandler = interrupt_main_thread
         self.exit_when_stuck = False
+        self.beats = 0
         self._watched: weakref.WeakSet[Watchdog] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._wake = threading.Event()

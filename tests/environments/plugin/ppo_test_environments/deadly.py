@@ -1,6 +1,7 @@
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 from typing import Any, NoReturn
@@ -66,3 +67,29 @@ class AllocatesInStep(FaultyStep):
 class HangsInClose(Walk):
     def close(self) -> None:
         sleep_forever()
+
+
+class StartsDaemons(Walk):
+    """At its first reset starts programs as simulators do, which know nothing of it any more, and prints their numbers.
+
+    One in the group, one in a session of its own, one that has lost its parent too, without a variable or a descriptor.
+    """
+
+    def __init__(self, seconds_per_step: float = 0.0) -> None:
+        super().__init__()
+        self.seconds_per_step = seconds_per_step
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        if self.resets == 0:
+            sleep = ["/bin/sleep", "424"]
+            pids = [subprocess.Popen(sleep).pid, subprocess.Popen(sleep, start_new_session=True).pid]
+            forking = "/bin/sleep 424 </dev/null >/dev/null 2>&1 & echo $!"
+            shell = subprocess.run(
+                ["/bin/sh", "-c", forking], env={}, cwd="/", start_new_session=True, capture_output=True
+            )
+            print("daemons", *pids, int(shell.stdout), flush=True)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: int) -> Any:
+        time.sleep(self.seconds_per_step)
+        return super().step(action)

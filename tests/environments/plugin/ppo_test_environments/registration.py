@@ -75,6 +75,7 @@ ENVIRONMENTS = {
     "switches:SwitchesInStep": 20,
     "switches:SharedTensor": 20,
     "switches:SharedArrayLike": 20,
+    "deadly:StartsDaemons": 20,
 }
 """Entry points within the package, and after how many steps an episode is truncated."""
 

@@ -1,11 +1,10 @@
 """`python -m api`: serve the API of the deployment that the `PPO_…` variables describe."""
 
 import argparse
-import sys
 
 from api.app import create_app
 from api.server import serve
-from ppo_jobs.errors import SettingsInvalid
+from ppo_jobs.entrance import enter, in_plain_words
 from ppo_jobs.log_lines import configure_logging
 from ppo_jobs.settings import load_settings
 
@@ -23,13 +22,12 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     given = {name: value for name in ("host", "port") if (value := getattr(arguments, name)) is not None}
-    try:
+    with in_plain_words():
         settings = load_settings(**given)
-    except SettingsInvalid as error:
-        sys.exit(str(error))
-    configure_logging(settings)
-    app = create_app(settings)
-    serve(app, host=settings.host, port=settings.port, graceful_seconds=arguments.timeout_graceful_shutdown)
+        enter(settings)
+        configure_logging(settings)
+        app = create_app(settings)
+        serve(app, host=settings.host, port=settings.port, graceful_seconds=arguments.timeout_graceful_shutdown)
 
 
 if __name__ == "__main__":

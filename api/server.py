@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from api.dependencies import Services
 from api.protocol import Limits, allowed_by_the_system, protocol
+from ppo_jobs.pulse import own_pulse, touch
 
 KEEP_ALIVE_SECONDS = 5
 
@@ -25,6 +26,12 @@ class Server(uvicorn.Server):
         services: Services = app.state.services
         services.tailer.stop()
         super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by the event loop ten times a second: it turns."""
+        if counter % 10 == 0 and (pulse := own_pulse()) is not None:
+            touch(pulse)
+        return await super().on_tick(counter)
 
 
 def serve(app: FastAPI, *, host: str, port: int, graceful_seconds: int) -> None:

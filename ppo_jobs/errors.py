@@ -22,8 +22,11 @@ JobsError
 ├── InvalidArtifactName
 ├── ArtifactCorrupt
 ├── StorageFull
-└── SettingsInvalid
+├── SettingsInvalid
+└── DataDirectoryUnusable
 """
+
+from pathlib import Path
 
 from ppo_jobs.states import JobStatus
 
@@ -153,6 +156,13 @@ class ArtifactCorrupt(JobsError):
 
 class StorageFull(JobsError):
     """No space is left where artifacts are stored."""
+
+
+class DataDirectoryUnusable(JobsError):
+    """Nothing can be kept in the data directory, or not in private."""
+
+    def __init__(self, directory: Path, why: str) -> None:
+        super().__init__(f"the data directory {directory} cannot be used: {why}")
 
 
 class SettingsInvalid(JobsError):

@@ -56,8 +56,8 @@ def publish(app: Celery, queue: QueueName) -> bool:
     """
     try:
         app.send_task(TASK, queue=str(queue))
-    except Exception:  # Whatever a broker's client may raise: the job is safe in its row.
-        logger.warning("queue %s was not woken", queue, exc_info=True)
+    except Exception as error:  # Whatever a broker's client may raise: the job is safe in its row.
+        logger.warning("queue %s was not woken; its workers look for jobs by themselves: %s", queue, error)
         return False
     return True
 

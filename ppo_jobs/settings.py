@@ -5,23 +5,22 @@ user can read a process's variables.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
 from ppo_jobs.errors import SettingsInvalid
 
 PREFIX, IN_FILE = "PPO_", "_FILE"
 OF_OTHERS = frozenset(
-    {"PPO_API_URL", "PPO_API_KEY", "PPO_API_KEY_FILE", "PPO_UP_PID", "PPO_WORKER_ID", "PPO_WORKER_QUEUE"}
+    {"PPO_API_URL", "PPO_API_KEY", "PPO_API_KEY_FILE", "PPO_PULSE", "PPO_UP_PID", "PPO_WORKER_ID", "PPO_WORKER_QUEUE"}
 )
 """Variables of the client, and of processes that tell each other something."""
 
@@ -100,12 +99,14 @@ class Settings(BaseSettings):
     @classmethod
     def _known_database(cls, url: str) -> str:
         _with_scheme(url, DATABASE_SCHEMES)
-        try:
-            parts = make_url(url)
-        except (ArgumentError, ValueError):
-            raise ValueError("this is no URL of a database") from None
-        if parts.get_backend_name() == "sqlite" and ("?" in url or not (parts.database or "").startswith("/")):
-            raise ValueError(PATH_WANTED.format("sqlite:///"))
+        if url.startswith("sqlite:"):
+            if "?" in url or not url.startswith("sqlite:////"):
+                raise ValueError(PATH_WANTED.format("sqlite:///"))
+            return url
+        # A password may hold what urllib would refuse.
+        server = url.partition("://")[2].rpartition("@")[2].partition("/")[0]
+        if not server.endswith("]") and not re.fullmatch(r"[^:]*|.*:\d*", server):
+            raise ValueError("this is no URL of a database")
         return url
 
     @field_validator("broker_url")
@@ -138,7 +139,8 @@ def load_settings(**given: Any) -> Settings:
 
 def sqlite_url(path: Path) -> str:
     """The URL of a database's file, whatever characters are in its name."""
-    return URL.create("sqlite", database=str(path)).render_as_string()
+    # As SQLAlchemy does it, whose import would hold up every start.
+    return f"sqlite:///{quote(str(path), safe=' +/')}"
 
 
 def variables_of_settings() -> dict[str, str]:
@@ -178,8 +180,8 @@ def _refuse_mistyped(variables: Mapping[str, str]) -> None:
 def _refuse_misplaced_database(settings: Settings) -> None:
     """Earlier versions did not quote the path, so that `%41`, `?` and what follows it led elsewhere."""
     directory, url = settings.data_dir, settings.database_url
-    with suppress(OSError, ArgumentError):
-        earlier = Path(make_url(f"sqlite:///{directory}/{DATABASE}").database or "")
+    with suppress(OSError):
+        earlier = Path(unquote(f"{directory}/{DATABASE}".partition("?")[0]))
         if url != sqlite_url(directory / DATABASE) or earlier == directory / DATABASE:
             return
         if earlier.is_file() and any(directory.iterdir()) and not (directory / DATABASE).exists():

@@ -1,19 +1,21 @@
 """`python -m ppo_server up|api|worker|sweeper|migrate|keys|doctor`."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
-from ppo_jobs.errors import JobsError
-from ppo_jobs.settings import load_settings
+from ppo_jobs.entrance import enter, in_words, wants_traceback
+from ppo_jobs.settings import Settings, load_settings
 from ppo_jobs.states import QueueName
 from ppo_server.launch import become, die_with_parent
 from ppo_server.readiness import CannotStart, visible_gpus
+from ppo_server.secrets import put_away
 from ppo_server.up import DEFAULT_TENANT, run, worker_command
 
 # `ppo up` starts the API before it imports what it needs itself, so that both are soon done: commands import their own.
@@ -25,14 +27,18 @@ T = TypeVar("T")
 
 
 def in_plain_words(command: Callable[P, T]) -> Callable[P, T]:
-    """What was foreseen ends the command with one sentence, not with a traceback."""
+    """Whatever fails ends the command with one sentence; a traceback is for who asked for it."""
 
     @wraps(command)
     def plain(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return command(*args, **kwargs)
-        except (CannotStart, JobsError) as error:
-            raise click.ClickException(str(error)) from error
+        except click.ClickException:
+            raise
+        except Exception as error:
+            if wants_traceback():
+                raise
+            raise click.ClickException(in_words(error)) from error
 
     return plain
 
@@ -52,7 +58,7 @@ def main() -> None:
 def up(data_dir: Path | None, host: str | None, port: int | None, slots: int | None) -> None:
     """Run API, workers and sweeper until Ctrl-C."""
     given = {"data_dir": data_dir, "host": host, "port": port, "slots": slots}
-    sys.exit(run(load_settings(**{name: value for name, value in given.items() if value is not None})))
+    sys.exit(run(entered(**{name: value for name, value in given.items() if value is not None})))
 
 
 @main.command()
@@ -61,7 +67,8 @@ def up(data_dir: Path | None, host: str | None, port: int | None, slots: int | N
 @in_plain_words
 def api(host: str | None, port: int | None) -> None:
     """Run the API."""
-    settings = load_settings()
+    settings = entered()
+    put_away(os.environ)
     become("api", "--host", host or settings.host, "--port", str(settings.port if port is None else port))
 
 
@@ -71,12 +78,13 @@ def api(host: str | None, port: int | None) -> None:
 @in_plain_words
 def worker(queue: str, slots: int | None) -> None:
     """Run a worker of one queue."""
-    settings = load_settings()
+    settings = entered()
     if queue == QueueName.CUDA:
         gpus = visible_gpus()
         if gpus == 0 or (slots or gpus) > gpus:
             raise CannotStart(f"a worker of queue cuda needs a GPU for each slot, and this machine has {gpus}")
         slots = slots or gpus
+    put_away(os.environ)
     become(*worker_command(settings, QueueName(queue), slots or settings.slots))
 
 
@@ -84,7 +92,8 @@ def worker(queue: str, slots: int | None) -> None:
 @in_plain_words
 def sweeper() -> None:
     """Run a sweeper."""
-    load_settings()
+    entered()
+    put_away(os.environ)
     become("worker.sweeper")
 
 
@@ -94,7 +103,7 @@ def migrate_database() -> None:
     """Bring the database's schema up to date."""
     from ppo_jobs.database import migrate
 
-    migrate(load_settings().database_url)
+    migrate(entered().database_url)
     click.echo("the database is up to date")
 
 
@@ -159,11 +168,18 @@ def doctor() -> None:
 def _database() -> "Iterator[Database]":
     from ppo_jobs.database import open_database
 
-    database = open_database(load_settings().database_url, durable=True)
+    database = open_database(entered().database_url, durable=True)
     try:
         yield database
     finally:
         database.dispose()
+
+
+def entered(**given: Any) -> Settings:
+    """The settings, in a process that is private and has its data directory."""
+    settings = load_settings(**given)
+    enter(settings)
+    return settings
 
 
 def _tenant_id(found: str | None, name: str) -> str:

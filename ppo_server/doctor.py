@@ -7,7 +7,8 @@ import sys
 from dataclasses import dataclass
 
 from ppo_jobs.database import is_migrated, open_database
-from ppo_jobs.errors import JobsError
+from ppo_jobs.entrance import prepare
+from ppo_jobs.errors import DataDirectoryUnusable, JobsError
 from ppo_jobs.queue import broker_answers, celery_app
 from ppo_jobs.repository import workers
 from ppo_jobs.settings import Settings
@@ -32,6 +33,7 @@ def examine(settings: Settings) -> list[Finding]:
     """One finding for each thing that must work."""
     return [
         Finding("settings", True, f"data in {settings.data_dir}, lease {settings.lease_seconds:g} s"),
+        data_directory(settings),
         disk(settings),
         *database(settings),
         broker(settings),
@@ -39,14 +41,25 @@ def examine(settings: Settings) -> list[Finding]:
     ]
 
 
+def data_directory(settings: Settings) -> Finding:
+    try:
+        prepare(settings.data_dir)
+    except DataDirectoryUnusable as error:
+        return Finding("data directory", False, str(error))
+    return Finding("data directory", True, "private, and can be written")
+
+
 def disk(settings: Settings) -> Finding:
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(settings.data_dir).free
+    existing = next(path for path in (settings.data_dir, *settings.data_dir.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     return Finding("disk", free >= LOW_DISK_BYTES, f"{free / (1 << 30):.1f} GiB free")
 
 
 def database(settings: Settings) -> list[Finding]:
-    opened = open_database(settings.database_url, durable=False)
+    try:
+        opened = open_database(settings.database_url, durable=False)
+    except JobsError as error:
+        return [Finding("database", False, str(error))]
     name = opened.engine.dialect.name
     try:
         with opened.read() as session:

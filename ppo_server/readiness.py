@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ppo_jobs.errors import JobsError
 
-class CannotStart(Exception):
+
+class CannotStart(JobsError):
     """The service cannot run like this; the message is one plain sentence."""
 
 
@@ -23,7 +25,6 @@ def sole_user(data_dir: Path) -> Iterator[None]:
     Raises:
         CannotStart: Another `ppo up` holds it.
     """
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(data_dir / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

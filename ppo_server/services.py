@@ -10,7 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ppo_jobs.pulse import PULSE_VARIABLE, Stillness
 from ppo_server.launch import PARENT_VARIABLE
+from ppo_server.secrets import inherited
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ class Service:
     name: str
     command: tuple[str, ...]
     stop_seconds: float
+    still_seconds: float = float("inf")
+    """A process that has said that it works, and has not for so long, hangs and is replaced."""
 
 
 class RunningService:
@@ -57,6 +61,9 @@ class RunningService:
                 self._process = self._start()
             return
         if (returncode := self._process.poll()) is None:
+            if (still := self._stillness.look()) >= self.service.still_seconds:
+                logger.warning("%s does nothing any more for %.0f s and is killed", self.service.name, still)
+                self._end_group()
             return
         self.crashes += 1
         self._end_group()
@@ -83,13 +90,17 @@ class RunningService:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._started_at = time.monotonic()
+        pulse = self.log.with_suffix(".pulse")
+        pulse.unlink(missing_ok=True)
+        self._stillness = Stillness(pulse)
         with self.log.open("ab") as output:
             return subprocess.Popen(
                 self.service.command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
+                env={**os.environ, PARENT_VARIABLE: str(os.getpid()), PULSE_VARIABLE: str(pulse)},
+                pass_fds=inherited(os.environ),
                 start_new_session=True,
             )
 

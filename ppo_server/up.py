@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from ppo_jobs import kernel
 from ppo_jobs.log_lines import configure_logging
 from ppo_jobs.settings import Settings
 from ppo_jobs.states import QueueName
 from ppo_server.logs import LogFollower, start_afresh
 from ppo_server.readiness import CannotStart, answers, free_port, local_url, sole_user, visible_gpus, write_private
+from ppo_server.secrets import put_away
 from ppo_server.services import RunningService, Service, stop_all
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ def run(settings: Settings) -> int:
         port = free_port(settings.host, settings.port)
         url = local_url(settings.host, port)
         signals = Signals()
+        kernel.adopt_orphans()
         share(settings)
         say(f"starting in {settings.data_dir}")
         with running(settings.data_dir / "logs", signals) as services:
@@ -71,7 +74,7 @@ def run(settings: Settings) -> int:
                 return 0
             write_private(settings.data_dir / "api_url", f"{url}\n")
             say(f"listening: {url}")
-            services.start(Service("sweeper", (*LAUNCH, "worker.sweeper"), stop_seconds=8))
+            services.start(Service("sweeper", (*LAUNCH, "worker.sweeper"), stop_seconds=8, still_seconds=120))
             if not services.wait_for(f"{url}/readyz"):
                 return 0
             say(f"ready: {url}  (docs: {url}/docs, key: {settings.data_dir / 'api_key'}, stop: Ctrl-C)")
@@ -96,13 +99,14 @@ def prepare_database(settings: Settings) -> None:
 
 
 def api_service(settings: Settings, port: int) -> Service:
-    return Service("api", (*LAUNCH, "api", "--host", settings.host, "--port", str(port)), stop_seconds=8)
+    command = (*LAUNCH, "api", "--host", settings.host, "--port", str(port))
+    return Service("api", command, stop_seconds=8, still_seconds=30)
 
 
 def worker_services(settings: Settings) -> list[Service]:
-    listed = [Service("worker-cpu", (*LAUNCH, *worker_command(settings, QueueName.CPU, settings.slots)), 40)]
+    listed = [Service("worker-cpu", (*LAUNCH, *worker_command(settings, QueueName.CPU, settings.slots)), 40, 60)]
     if gpus := visible_gpus():
-        listed.append(Service("worker-cuda", (*LAUNCH, *worker_command(settings, QueueName.CUDA, gpus)), 40))
+        listed.append(Service("worker-cuda", (*LAUNCH, *worker_command(settings, QueueName.CUDA, gpus)), 40, 60))
     return listed
 
 
@@ -116,6 +120,7 @@ def worker_command(settings: Settings, queue: QueueName, slots: int) -> tuple[st
 def share(settings: Settings) -> None:
     """Settings that came from the command line reach the services as variables, like all others."""
     os.environ |= {"PPO_DATA_DIR": str(settings.data_dir), "PPO_SLOTS": str(settings.slots)}
+    put_away(os.environ)
 
 
 class Services:
@@ -136,6 +141,8 @@ class Services:
         """Start again what has ended, and show what was logged; takes so long."""
         for service in self._started:
             service.keep_running()
+        # Daemons of environments whose worker was killed have come to this process.
+        kernel.end_orphans({service.pid for service in self._started})
         self._follower.show_new()
         time.sleep(seconds)
 
@@ -159,6 +166,7 @@ class Services:
 
     def stop(self) -> None:
         stop_all(self._started, self._signals.is_urgent)
+        kernel.end_orphans(())
         self._follower.show_new()
 
 

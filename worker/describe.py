@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from ppo_engine.envs import catalogue, registry
 from ppo_engine.envs.plugins import Plugin, installed_plugins, prefer_plugin
 from ppo_engine.spec import EnvironmentDescription
-from worker.lifeline import die_with_parent
+from ppo_jobs.kernel import die_with_parent
 
 MOST_AT_ONCE = 8
 """Those that hang take no processor."""

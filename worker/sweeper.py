@@ -13,8 +13,10 @@ from celery import Celery
 
 from ppo_jobs.artifacts import ArtifactStore, open_artifacts
 from ppo_jobs.database import Database, open_database, prove_writable
+from ppo_jobs.entrance import enter, in_plain_words
 from ppo_jobs.errors import DatabaseUnavailable
 from ppo_jobs.log_lines import configure_logging
+from ppo_jobs.pulse import own_pulse, touch
 from ppo_jobs.queue import celery_app, publish
 from ppo_jobs.repository import checkpoints, claims, idempotency, workers
 from ppo_jobs.settings import Settings, load_settings
@@ -147,7 +149,14 @@ class Sweeper:
 
 def main() -> None:
     """Sweep until SIGTERM or SIGINT."""
-    settings = load_settings()
+    with in_plain_words():
+        settings = load_settings()
+        enter(settings)
+        sweep_on(settings)
+
+
+def sweep_on(settings: Settings) -> None:
+    pulse = own_pulse()
     configure_logging(settings)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -157,6 +166,8 @@ def main() -> None:
     logger.info("sweeping every %g s", settings.sweep_seconds)
     while not stopped.is_set():
         sweeper.sweep()
+        if pulse is not None:
+            touch(pulse)
         stopped.wait(settings.sweep_seconds)
     database.dispose()
 

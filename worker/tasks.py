@@ -14,10 +14,13 @@ from typing import Any
 from billiard.process import current_process
 from celery import signals
 
+from ppo_jobs import kernel
 from ppo_jobs.artifacts import open_artifacts
 from ppo_jobs.database import Database, is_migrated, open_database
+from ppo_jobs.entrance import enter, in_plain_words
 from ppo_jobs.errors import DatabaseUnavailable
 from ppo_jobs.log_lines import configure_logging
+from ppo_jobs.pulse import Pulse, own_pulse
 from ppo_jobs.queue import TASK, celery_app
 from ppo_jobs.settings import load_settings
 from ppo_jobs.states import QueueName
@@ -58,11 +61,13 @@ def set_up_logging(**_: Any) -> None:
 
 
 def name_worker(conf: Any, options: dict[str, Any], **_: Any) -> None:
-    """Fix what the worker is called, which one queue it serves and where machine code is kept, before its pool starts.
+    """Keep the worker private, fix its name, which one queue it serves and where machine code is kept, before its pool.
 
     Raises:
         SystemExit: it is to serve several queues, or one that there is not.
     """
+    with in_plain_words():
+        enter(settings)
     queues = options.get("queues") or [str(QueueName.CPU)]
     names = queues.split(",") if isinstance(queues, str) else list(queues)
     if len(names) != 1 or names[0] not in set(QueueName):
@@ -75,6 +80,8 @@ def name_worker(conf: Any, options: dict[str, Any], **_: Any) -> None:
 
 def appear(sender: Any, **_: Any) -> None:
     global _presence
+    if (pulse := own_pulse()) is not None:
+        Pulse(pulse, lambda: True).start()
     database = open_database(settings.database_url, durable=False)
     wait_for_schema(database)
     _presence = Presence(
@@ -115,6 +122,7 @@ def disappear(**_: Any) -> None:
 
 def open_slot(**_: Any) -> None:
     global _work
+    kernel.adopt_orphans()
     queue = QueueName(os.environ[QUEUE_VARIABLE])
     gpu = current_process().index if queue is QueueName.CUDA else None
     slot = Slot(

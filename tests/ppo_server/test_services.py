@@ -92,6 +92,39 @@ def test_a_service_whose_parent_is_gone_does_not_start() -> None:
     assert ran.stderr == "the process that started this service is gone\n"
 
 
+BEATING = """
+import os, pathlib, time
+from ppo_jobs.pulse import own_pulse, touch
+while True:
+    touch(own_pulse())
+    time.sleep(0.1)
+"""
+
+
+def test_one_that_hangs_is_replaced_and_one_that_never_said_that_it_works_is_not(tmp_path: Path, caplog) -> None:
+    command = (sys.executable, "-c", BEATING)
+    frozen = RunningService(Service("frozen", command, stop_seconds=1, still_seconds=2), tmp_path / "frozen.log")
+    silent = RunningService(
+        Service("silent", (sys.executable, "-c", WILLING), stop_seconds=1, still_seconds=2), tmp_path / "silent.log"
+    )
+    try:
+        until(lambda: (tmp_path / "frozen.pulse").exists())
+        first = frozen.pid
+        os.kill(first, signal.SIGSTOP)
+
+        def is_replaced() -> bool:
+            for running in (frozen, silent):
+                running.keep_running()
+            return frozen.crashes == 1 and frozen.pid != first
+
+        until(is_replaced)
+        assert "frozen does nothing any more" in caplog.text
+        assert (silent.crashes, silent.is_running) == (0, True)
+        until(lambda: (tmp_path / "frozen.pulse").exists())
+    finally:
+        stop_all([frozen, silent], lambda: True)
+
+
 def test_a_stopped_one_ends_by_the_signal_that_asked_it(tmp_path: Path) -> None:
     running = a_service(WILLING, tmp_path / "log", stop_seconds=5)
     until(lambda: "up" in (tmp_path / "log").read_text())

@@ -17,9 +17,9 @@ from ppo_server.up import Signals
 READY_SECONDS = 90
 
 
-def start(data_dir: Path, *options: str) -> subprocess.Popen[str]:
+def start(data_dir: Path, *options: str, **given: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "ppo_server", "up", "--data-dir", str(data_dir), *options]
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("PPO_")}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PPO_")} | given
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables, start_new_session=True
     )
@@ -42,7 +42,9 @@ def ended(up: subprocess.Popen[str]) -> str:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory):
     data_dir = tmp_path_factory.mktemp("up")
-    up = start(data_dir, "--port", "0", "--slots", "1")
+    data_dir.chmod(0o755)
+    elsewhere = tmp_path_factory.mktemp("s3cret")
+    up = start(data_dir, "--port", "0", "--slots", "1", PPO_ARTIFACTS_URL=f"file://{elsewhere}")
     try:
         yield data_dir, until_ready(data_dir, up), up
     finally:
@@ -77,6 +79,23 @@ def test_a_second_one_on_the_same_directory_is_refused_in_one_sentence(service) 
     second = start(data_dir, "--port", "0")
     assert ended(second) == f"Error: another `ppo up` (process {up.pid}) already runs on {data_dir}\n"
     assert second.returncode == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="others may not look into them at all")
+def test_no_service_has_a_secret_among_its_variables_and_all_have_the_setting(service) -> None:
+    data_dir, url, up = service
+    below = psutil.Process(up.pid).children(recursive=True)
+    assert len(below) >= 4
+    for process in below:
+        variables = Path(f"/proc/{process.pid}/environ").read_bytes()
+        assert variables and b"s3cret" not in variables, process.cmdline()
+    assert "s3cret" in Path(f"/proc/{up.pid}/environ").read_text()
+    assert not (data_dir / "artifacts").exists()
+    assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
+    for name in ("ppo.sqlite3", "api.log"):
+        found = next(data_dir.rglob(name))
+        assert stat.S_IMODE(found.stat().st_mode) == 0o600
+    assert answers(f"{url}/readyz")
 
 
 @pytest.mark.parametrize("is_ignored", [True, False])

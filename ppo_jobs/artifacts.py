@@ -18,7 +18,7 @@ from ppo_jobs.errors import ArtifactCorrupt, ArtifactNotFound, InvalidArtifactNa
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _BLOCK_BYTES = 1024 * 1024
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TEMPORARY = ".writing-"
 
 
@@ -228,6 +228,6 @@ def _storage_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise StorageFull(f"no space is left for {error.filename or 'artifacts'}") from error
         raise

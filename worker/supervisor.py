@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ppo_engine.spec import TrainingSpec
 from ppo_jobs import kernel
-from ppo_jobs.artifacts import ArtifactStore
+from ppo_jobs.artifacts import FULL, ArtifactStore
 from ppo_jobs.database import Database
 from ppo_jobs.errors import DatabaseUnavailable, LeaseLost, StorageFull
 from ppo_jobs.pulse import Stillness
@@ -28,7 +28,7 @@ from worker.process import Child, child_variables, start_child
 from worker.protocol import Command
 from worker.resume import CheckpointUnreadable, fetch_newest
 from worker.runs import RUNS, RunDirectory, run_directory
-from worker.verdict import Intent, Verdict, judge, memory_kills
+from worker.verdict import Intent, Verdict, judge, memory_kills, without_room
 from worker.warm import ForkServer, NotForked
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,9 @@ RETRY_SECONDS = 0.5
 
 GRACE_SECONDS = {Intent.CANCEL: 2.0, Intent.DRAIN: 20.0, Intent.BUDGET: 20.0}
 """For the child to reach the end of an iteration and save a checkpoint, before it is made to end."""
+
+FULL_SECONDS = 5.0
+"""Before a job that found a disk full is tried again."""
 
 STILL_SECONDS = 45.0
 """Beyond the time that an environment may take for a step: by then a child has noticed by itself what it can notice."""
@@ -117,6 +120,8 @@ def attempted(attempt: "Attempt") -> Verdict:
 
 
 def lost(error: Exception) -> Verdict:
+    if isinstance(error, OSError) and error.errno in FULL:
+        return without_room(str(error))
     return Verdict(AttemptOutcome.LOST, ReasonCode.INTERNAL, f"{type(error).__name__}: {error}", retryable=True)
 
 
@@ -127,6 +132,8 @@ def settle(claim: claims.Claim, slot: Slot, verdict: Verdict, lease: Lease) -> J
         LeaseLost: it was no longer the attempt's to say.
     """
     reason = claims.Reason(verdict.code, verdict.message, verdict.retryable)
+    if verdict.code == ReasonCode.STORAGE_FULL:
+        back_off(slot, lease)
     while True:
         try:
             with slot.database.write() as session:
@@ -137,6 +144,13 @@ def settle(claim: claims.Claim, slot: Slot, verdict: Verdict, lease: Lease) -> J
                 return status
         except DatabaseUnavailable as error:
             wait_for_database(error, claim, slot, lease)
+
+
+def back_off(slot: Slot, lease: Lease) -> None:
+    """Keep the job for a while, so that it is not tried again at once, by this slot or another."""
+    until = time.monotonic() + FULL_SECONDS
+    while time.monotonic() < until and not (slot.is_draining() or lease.is_lost or lease.cancel_requested):
+        time.sleep(TICK_SECONDS)
 
 
 def wait_for_database(error: DatabaseUnavailable, claim: claims.Claim, slot: Slot, lease: Lease) -> None:
@@ -183,7 +197,7 @@ class Attempt:
         except CheckpointUnreadable as error:
             return Verdict(AttemptOutcome.FAILED, ReasonCode.CHECKPOINT_UNREADABLE, str(error))
         except StorageFull as error:
-            return Verdict(AttemptOutcome.FAILED, ReasonCode.STORAGE_FULL, str(error), retryable=True)
+            return without_room(str(error))
         origin = self._origin(spec, checkpoint)
         memory_kills_before = memory_kills()
         with ExitStack() as stack:
@@ -197,7 +211,7 @@ class Attempt:
                 exit_ = child.end()
                 self._commit_rest(ledger)
             except StorageFull as error:
-                return Verdict(AttemptOutcome.FAILED, ReasonCode.STORAGE_FULL, str(error), retryable=True)
+                return without_room(str(error))
             except JournalCorrupt as error:
                 return Verdict(AttemptOutcome.LOST, ReasonCode.INTERNAL, f"the journal is damaged: {error}", True)
         if self._stood_still and ledger.end is None:

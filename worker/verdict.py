@@ -37,6 +37,11 @@ CANCELLED = Verdict(AttemptOutcome.CANCELLED, ReasonCode.USER_REQUEST, "cancelle
 DRAINED = Verdict(AttemptOutcome.RELEASED, ReasonCode.WORKER_DRAINING, "its worker shut down", retryable=True)
 
 
+def without_room(message: str) -> Verdict:
+    """A full disk is the machine's trouble and not the job's fault: it is tried again, and the attempt not counted."""
+    return Verdict(AttemptOutcome.RELEASED, ReasonCode.STORAGE_FULL, message, retryable=True)
+
+
 def judge(
     end: EndRecord | None,
     exit_: Exit,
@@ -62,6 +67,8 @@ def judge(
     if intent is Intent.CANCEL:
         return CANCELLED
     if end.outcome == "failed":
+        if end.code == ReasonCode.STORAGE_FULL:
+            return without_room(end.message)
         return Verdict(AttemptOutcome.FAILED, end.code, end.message, end.retryable)
     if intent is Intent.BUDGET:
         return _over_budget(spec)
@@ -82,7 +89,7 @@ def _unspoken(
     if intent is Intent.BUDGET:
         return _over_budget(spec)
     if exit_.returncode == STORAGE_FULL_STATUS:
-        return Verdict(AttemptOutcome.FAILED, ReasonCode.STORAGE_FULL, "no space is left for its journal", True)
+        return without_room("no space is left for its journal")
     tail = log_tail[-TAIL_CHARACTERS:]
     if HANG_MARK in log_tail and exit_.returncode == 1:
         return Verdict(

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import sqlite3
@@ -293,7 +294,10 @@ def test_a_spent_budget_fails_the_job_and_keeps_its_checkpoint(place: Workplace)
     assert job.latest_checkpoint_id is not None
 
 
-def test_a_full_store_fails_the_job_and_says_so(place: Workplace) -> None:
+def test_a_job_that_finds_the_store_full_is_tried_again_however_often(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "FULL_SECONDS", 0.1)
     store = open_artifacts(place.settings.artifacts_url)
 
     class Full:
@@ -302,11 +306,20 @@ def test_a_full_store_fails_the_job_and_says_so(place: Workplace) -> None:
         def put(self, key: str, directory: Path) -> None:
             raise StorageFull("no space is left for artifacts")
 
-    job_id = place.accept(spec_of(iterations=2))
-    assert supervise(place.claim(), place.slot(artifacts=Full())) is JobStatus.FAILED
-    reason = place.job(job_id).status_reason
-    assert (reason.code, reason.retryable) == (ReasonCode.STORAGE_FULL, True)
-    assert not [event for event in place.events(job_id) if event.type is EventType.CHECKPOINT]
+    job_id = place.accept({**spec_of(iterations=2), "max_attempts": 1})
+    for _ in range(2):
+        assert supervise(place.claim(), place.slot(artifacts=Full())) is JobStatus.QUEUED
+        reason = place.job(job_id).status_reason
+        assert (reason.code, reason.retryable) == (ReasonCode.STORAGE_FULL, True)
+    with monkeypatch.context() as full:
+        full.setattr("worker.supervisor.run_directory", no_space)
+        assert supervise(place.claim(), place.slot()) is JobStatus.QUEUED
+    assert supervise(place.claim(), place.slot()) is JobStatus.SUCCEEDED
+    assert len([event for event in place.events(job_id) if event.type is EventType.CHECKPOINT]) == 1
+
+
+def no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_retention_keeps_the_last_and_the_best_and_their_files(place: Workplace) -> None:

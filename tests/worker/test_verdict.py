@@ -60,6 +60,11 @@ def test_the_engines_own_code_and_words_are_the_reason() -> None:
     assert (found.outcome, found.code, found.message) == (AttemptOutcome.FAILED, "env_error", "why")
 
 
+def test_a_full_disk_is_no_fault_of_the_job() -> None:
+    found = verdict(end("failed", "storage_full", None))
+    assert (found.outcome, found.code, found.retryable) == (AttemptOutcome.RELEASED, ReasonCode.STORAGE_FULL, True)
+
+
 @pytest.mark.parametrize(
     ("status", "oom", "outcome", "code"),
     [
@@ -68,7 +73,7 @@ def test_the_engines_own_code_and_words_are_the_reason() -> None:
         (-9, True, AttemptOutcome.LOST, ReasonCode.OUT_OF_MEMORY),
         (3, False, AttemptOutcome.LOST, ReasonCode.CHILD_DIED),
         (0, False, AttemptOutcome.LOST, ReasonCode.CHILD_DIED),
-        (STORAGE_FULL_STATUS, False, AttemptOutcome.FAILED, ReasonCode.STORAGE_FULL),
+        (STORAGE_FULL_STATUS, False, AttemptOutcome.RELEASED, ReasonCode.STORAGE_FULL),
     ],
 )
 def test_a_child_that_said_nothing_is_judged_by_how_it_ended(status, oom, outcome, code) -> None:

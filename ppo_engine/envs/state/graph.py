@@ -73,6 +73,9 @@ class Survey:
         if type(obj) is float:
             return ["f", obj.hex()]
         self._nodes += 1
+        if self._nodes > MOST_NODES + 1:
+            # Once is enough to say so.
+            return ["u", ""]
         if self._nodes > MOST_NODES or self._depth > MOST_DEPTH:
             return self._unseen(obj, path, "lies behind more objects than are looked through")
         if isinstance(obj, np.generic) and obj.dtype.kind in "biufcSUmM":

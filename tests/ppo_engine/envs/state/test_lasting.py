@@ -1,3 +1,4 @@
+import json
 import sys
 from pathlib import Path
 
@@ -77,3 +78,5 @@ def test_what_cannot_be_seen_is_not_called_exact(name: str, reason: str, vectori
     _, resumed = cut(spec, tmp_path)
     assert resumed.resumed is not None and resumed.resumed.kind == "approximate"
     assert reason in str(resumed.resumed.reason)
+    foreseen = json.loads((tmp_path / "half" / "manifest.json").read_text())["resume"]
+    assert foreseen == ("approximate" if "looked into" in reason else "exact")

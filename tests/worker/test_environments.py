@@ -87,7 +87,7 @@ def test_a_worker_offers_at_once_what_is_known_and_then_what_it_finds_of_odd_plu
             found = eventually(lambda name=name: entry(f"odd/{name}-v0"))
             assert found.supported and found.plugin.startswith("odd_environments."), name
         assert entry("odd/Made-up-v0") is None
-        assert entry("test/Walk-v0").supported
+        assert eventually(lambda: entry("test/Walk-v0")).supported
     finally:
         worker.stop()
     assert not [thread for thread in threading.enumerate() if thread.name == "presence"]

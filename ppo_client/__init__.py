@@ -69,7 +69,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import on first use: httpx and pydantic take most of a second's third, which `ppo --help` does not need."""
+    """Import on first use: httpx2 and pydantic take most of a second's third, which `ppo --help` does not need."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES.get(name, "ppo_client.errors")), name)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-import httpx
+import httpx2
 
 from ppo_client.errors import DownloadFailed
 from ppo_client.transport import Transport
@@ -77,7 +77,7 @@ def _fill(
                     report(-have)
                 elif not transport.is_busy(patience, response):
                     _append(response, file, stream, report)
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             stream.flush()
             # Only what goes beyond every earlier try is progress: a service without ranges may be torn for ever.
             if stream.tell() > furthest:
@@ -87,13 +87,13 @@ def _fill(
 
 
 def _append(
-    response: httpx.Response,
+    response: httpx2.Response,
     file: CheckpointFile,
     stream: BinaryIO,
     report: Callable[[int], None],
 ) -> None:
     """Write the body behind what is there, or in its place where the service sends the whole file."""
-    if response.status_code == httpx.codes.OK and (have := stream.tell()):
+    if response.status_code == httpx2.codes.OK and (have := stream.tell()):
         _empty(stream)
         report(-have)
     for chunk in response.iter_bytes():
@@ -103,18 +103,18 @@ def _append(
         stream.flush()
         report(len(chunk))
     if (size := stream.tell()) < file.size_bytes:
-        raise httpx.RemoteProtocolError(f"{file.name} ended after {size} of {file.size_bytes} bytes")
+        raise httpx2.RemoteProtocolError(f"{file.name} ended after {size} of {file.size_bytes} bytes")
 
 
-def _cannot_resume(response: httpx.Response, have: int) -> bool:
+def _cannot_resume(response: httpx2.Response, have: int) -> bool:
     """Whether the service will not go on behind the first `have` bytes."""
     if not have:
         return False
     content_range = response.headers.get("content-range", "")
-    is_elsewhere = response.status_code == httpx.codes.PARTIAL_CONTENT and not content_range.startswith(
+    is_elsewhere = response.status_code == httpx2.codes.PARTIAL_CONTENT and not content_range.startswith(
         f"bytes {have}-"
     )
-    return is_elsewhere or response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE
+    return is_elsewhere or response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE
 
 
 def _empty(stream: BinaryIO) -> None:

@@ -1,6 +1,6 @@
 """Server-sent events, from bytes to messages (WHATWG HTML, 9.2).
 
-Lines end with CR, LF or both and nothing else: the line splitters of `str` and of httpx also split at U+2028 and its
+Lines end with CR, LF or both and nothing else: the line splitters of `str` and of httpx2 also split at U+2028 and its
 like, which may stand inside JSON.
 """
 

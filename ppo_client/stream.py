@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterator
 
-import httpx
+import httpx2
 from pydantic import ValidationError
 
 from ppo_client.errors import UnexpectedAnswer
@@ -37,13 +37,13 @@ class LedgerStream:
         while not ended:
             try:
                 ended = yield from self._connection()
-            except httpx.TransportError as error:
+            except httpx2.TransportError as error:
                 self._transport.recover(self._patience, error)
 
     def _connection(self) -> Generator[LedgerEvent, None, bool]:
         """Events of one connection; returns whether the stream has ended.
 
-        Raises: httpx.TransportError: the connection broke, or skipped an event.
+        Raises: httpx2.TransportError: the connection broke, or skipped an event.
         """
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(self.last_seq)}
         params = {"after": self.last_seq}
@@ -52,7 +52,7 @@ class LedgerStream:
         ) as response:
             if self._transport.is_busy(self._patience, response):
                 return False
-            if response.status_code == httpx.codes.NO_CONTENT:
+            if response.status_code == httpx2.codes.NO_CONTENT:
                 return True
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise self._transport.unexpected(response, "no event stream")
@@ -61,12 +61,12 @@ class LedgerStream:
                     return True
                 event = _event(message.data)
                 if event.seq > self.last_seq + 1:
-                    raise httpx.RemoteProtocolError(f"the stream skipped event {self.last_seq + 1}")
+                    raise httpx2.RemoteProtocolError(f"the stream skipped event {self.last_seq + 1}")
                 if event.seq == self.last_seq + 1:
                     self.last_seq = event.seq
                     self._patience.restart()
                     yield event
-        raise httpx.RemoteProtocolError("the stream ended before the job")
+        raise httpx2.RemoteProtocolError("the stream ended before the job")
 
 
 def _event(data: str) -> LedgerEvent:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import TypeAlias, TypeVar
 from uuid import uuid4
 
-import httpx
+import httpx2
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from ppo_client.config import Connection
@@ -27,7 +27,7 @@ OnRetry: TypeAlias = Callable[[ClientError], None]
 """Told why, before each further try."""
 
 BUSY_STATUSES = frozenset({429, 502, 503, 504})
-_NEVER_RETRIED = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
+_NEVER_RETRIED = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +95,13 @@ class Transport:
         headers = {"User-Agent": f"ppo-service/{version('ppo-service')}"}
         if connection.api_key:
             headers["Authorization"] = f"Bearer {connection.api_key}"
-        self._http = httpx.Client(
+        self._http = httpx2.Client(
             base_url=connection.url,
             headers=headers,
-            timeout=httpx.Timeout(timeout_seconds, connect=min(5.0, timeout_seconds)),
+            timeout=httpx2.Timeout(timeout_seconds, connect=min(5.0, timeout_seconds)),
             trust_env=not connection.is_local,
             # One connection per followed job: the default of 100 would let a large group wait for itself.
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
         )
         self.timeout_seconds = timeout_seconds
 
@@ -135,7 +135,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         held_seconds: float = 0.0,
         is_patient: bool = False,
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """Send until there is an answer, with the same headers each time.
 
         Args:
@@ -153,10 +153,10 @@ class Transport:
         while True:
             try:
                 response = self._http.send(request)
-            except httpx.TransportError as error:
+            except httpx2.TransportError as error:
                 self.recover(patience, error)
                 continue
-            except httpx.HTTPError as error:
+            except httpx2.HTTPError as error:
                 raise UnexpectedAnswer(f"{self.connection.url} sent an answer that cannot be read: {error}.") from error
             if not self.is_busy(patience, response):
                 return response
@@ -165,7 +165,7 @@ class Transport:
         """For one undertaking; by default for one that had begun."""
         return Patience(self.policy, is_patient=is_patient, on_retry=self._on_retry)
 
-    def is_busy(self, patience: Patience, response: httpx.Response) -> bool:
+    def is_busy(self, patience: Patience, response: httpx2.Response) -> bool:
         """False when the response is a success; true after having slept as long as a busy service asked for.
 
         Raises:
@@ -179,7 +179,7 @@ class Transport:
         patience.busy(problem, retry_after(response))
         return True
 
-    def recover(self, patience: Patience, error: httpx.TransportError) -> None:
+    def recover(self, patience: Patience, error: httpx2.TransportError) -> None:
         """Sleep before the next try after a broken connection.
 
         Raises:
@@ -200,18 +200,18 @@ class Transport:
         params: Params | None = None,
         headers: Mapping[str, str] | None = None,
         silence_seconds: float | None = None,
-    ) -> Iterator[httpx.Response]:
+    ) -> Iterator[httpx2.Response]:
         """A response whose body has not been read. `silence_seconds`: how long no byte may come.
 
-        Raises: httpx.TransportError, for the caller to recover from.
+        Raises: httpx2.TransportError, for the caller to recover from.
         """
-        timeout = httpx.Timeout(self.timeout_seconds, read=silence_seconds or self.timeout_seconds)
+        timeout = httpx2.Timeout(self.timeout_seconds, read=silence_seconds or self.timeout_seconds)
         with self._http.stream("GET", path, params=_given(params), headers=headers, timeout=timeout) as response:
             if not response.is_success:
                 response.read()
             yield response
 
-    def decode(self, model: type[Model], response: httpx.Response) -> Model:
+    def decode(self, model: type[Model], response: httpx2.Response) -> Model:
         """The body as `model`.
 
         Raises:
@@ -222,7 +222,7 @@ class Transport:
         except ValidationError as error:
             raise self.unexpected(response, str(error.errors(include_url=False)[0]["msg"])) from error
 
-    def problem(self, response: httpx.Response) -> ProblemError | UnexpectedAnswer:
+    def problem(self, response: httpx2.Response) -> ProblemError | UnexpectedAnswer:
         """The typed error that an unsuccessful response stands for."""
         status = response.status_code
         if response.is_redirect:
@@ -243,17 +243,17 @@ class Transport:
             request_id=problem.request_id,
         )
 
-    def unexpected(self, response: httpx.Response, what: str) -> UnexpectedAnswer:
+    def unexpected(self, response: httpx2.Response, what: str) -> UnexpectedAnswer:
         """What answered is not the service: a proxy's page, another program on that port, another version."""
         return UnexpectedAnswer(f"{response.url} does not answer like the service: {what}.")
 
-    def _timeout(self, held_seconds: float) -> httpx.Timeout:
-        return httpx.Timeout(
+    def _timeout(self, held_seconds: float) -> httpx2.Timeout:
+        return httpx2.Timeout(
             self.timeout_seconds, connect=min(5.0, self.timeout_seconds), read=self.timeout_seconds + held_seconds
         )
 
 
-def retry_after(response: httpx.Response) -> float | None:
+def retry_after(response: httpx2.Response) -> float | None:
     """Seconds that a response asks to wait, given as a number or as a date (RFC 9110, 10.2.3)."""
     value = response.headers.get("retry-after", "").strip()
     if not value:
@@ -271,11 +271,11 @@ def _given(params: Params | None) -> dict[str, str | int | float | Sequence[str]
     return {name: value for name, value in (params or {}).items() if value is not None}
 
 
-def _in_words(error: httpx.TransportError) -> str:
+def _in_words(error: httpx2.TransportError) -> str:
     """The cause without error numbers, which differ between systems."""
-    if isinstance(error, httpx.ConnectTimeout):
+    if isinstance(error, httpx2.ConnectTimeout):
         return "it did not accept a connection in time"
-    if isinstance(error, httpx.TimeoutException):
+    if isinstance(error, httpx2.TimeoutException):
         return "it did not answer in time"
     text = str(error).partition("] ")[2] or str(error)
     return text[:1].lower() + text[1:].rstrip(".") if text else "the connection broke"

@@ -17,7 +17,7 @@ def configure_logging(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
-    for chatty in ("alembic", "celery", "kombu", "httpx", "uvicorn.access"):
+    for chatty in ("alembic", "celery", "kombu", "httpx2", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
     # It warns that the embedded broker's URL names no host.
     logging.getLogger("kombu.connection").setLevel(logging.ERROR)

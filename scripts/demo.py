@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from ppo_client import Client, ClientError
 from ppo_jobs.schemas import Job
@@ -99,9 +99,9 @@ def address(process: subprocess.Popen[bytes], folder: Path) -> tuple[str, str]:
             patience = deadline
         if process.poll() is not None:
             raise DemoFailed(f"the service ended with status {process.returncode} before it was ready.")
-        with suppress(FileNotFoundError, httpx.TransportError):
+        with suppress(FileNotFoundError, httpx2.TransportError):
             url, key = ((folder / name).read_text().strip() for name in ("api_url", "api_key"))
-            if httpx.get(f"{url}/readyz", trust_env=False).is_success:
+            if httpx2.get(f"{url}/readyz", trust_env=False).is_success:
                 return url, key
         time.sleep(0.1)
     raise DemoFailed(f"the service was not ready within {START_SECONDS} s.")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI
 
@@ -63,7 +63,7 @@ def serving_process(settings: Settings, *, graceful_seconds: int) -> Iterator[tu
 
 
 PATIENCE_SECONDS = 60.0
-"""httpx gives up after 5, which a machine with other work to do may need for a request."""
+"""httpx2 gives up after 5, which a machine with other work to do may need for a request."""
 
 
 @pytest.fixture
@@ -74,20 +74,20 @@ def server_url(settings: Settings, database: Database) -> Iterator[str]:
 
 
 @pytest.fixture
-def client(server_url: str, api_key: str) -> Iterator[httpx.Client]:
+def client(server_url: str, api_key: str) -> Iterator[httpx2.Client]:
     """Whom the tenant of the test trusts."""
     headers = {"Authorization": f"Bearer {api_key}"}
-    with httpx.Client(base_url=server_url, headers=headers, trust_env=False, timeout=PATIENCE_SECONDS) as client:
+    with httpx2.Client(base_url=server_url, headers=headers, trust_env=False, timeout=PATIENCE_SECONDS) as client:
         yield client
 
 
 @pytest.fixture
-def stranger(server_url: str, database: Database) -> Iterator[httpx.Client]:
+def stranger(server_url: str, database: Database) -> Iterator[httpx2.Client]:
     """A valid client of another tenant."""
     with database.write() as session:
         key = create_api_key(session, create_tenant(session, "stranger"), name="other")
     headers = {"Authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=server_url, headers=headers, trust_env=False, timeout=PATIENCE_SECONDS) as client:
+    with httpx2.Client(base_url=server_url, headers=headers, trust_env=False, timeout=PATIENCE_SECONDS) as client:
         yield client
 
 
@@ -105,6 +105,6 @@ def until(holds: Callable[[], bool], seconds: float = 30) -> None:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/healthz", trust_env=False).is_success
-    except httpx.TransportError:
+        return httpx2.get(f"{url}/healthz", trust_env=False).is_success
+    except httpx2.TransportError:
         return False

@@ -3,7 +3,7 @@
 import socket
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 
 from api.app import create_app
@@ -44,7 +44,7 @@ def ids(tenant, database, artifacts, tmp_path) -> dict[str, str]:
     }
 
 
-def send(client: httpx.Client, method: str, path: str, ids: dict[str, str], **options) -> httpx.Response:
+def send(client: httpx2.Client, method: str, path: str, ids: dict[str, str], **options) -> httpx2.Response:
     body = BODIES.get(method, {}).get(path)
     return client.request(method, path.format(**ids), json=body, **options)
 
@@ -67,7 +67,7 @@ def test_every_path_with_an_id_answers_another_tenant_as_if_there_were_nothing(
     assert client.get(f"/v1/checkpoints/{ids['checkpoint_id']}").json()["labels"] == ["latest", "best"]
 
 
-def _shape(answer: httpx.Response, ids: dict[str, str]) -> str:
+def _shape(answer: httpx2.Response, ids: dict[str, str]) -> str:
     """The body without what differs between any two requests."""
     text = answer.text.replace(answer.headers["x-request-id"], "REQUEST")
     for name, value in ids.items():
@@ -81,7 +81,7 @@ def test_every_path_but_health_wants_a_key_that_is_valid_now(client, operations,
         (key_id,) = [key.id for key in list_api_keys(session, tenant) if key.name == "old"]
         revoke_api_key(session, tenant, key_id)
     wrong = api_key[:-1] + ("0" if api_key[-1] != "0" else "1")
-    anonymous = httpx.Client(base_url=client.base_url, trust_env=False)
+    anonymous = httpx2.Client(base_url=client.base_url, trust_env=False)
     headers = [{}] + [{"Authorization": value} for value in (f"Bearer {revoked}", f"Bearer {wrong}", "Bearer", "x")]
     headers.append({"Authorization": f"Basic {api_key}"})
     with anonymous:
@@ -96,7 +96,7 @@ def test_every_path_but_health_wants_a_key_that_is_valid_now(client, operations,
 
 
 def test_a_key_counts_in_the_header_only(client, api_key):
-    with httpx.Client(base_url=client.base_url, trust_env=False) as anonymous:
+    with httpx2.Client(base_url=client.base_url, trust_env=False) as anonymous:
         assert anonymous.get("/v1/jobs", params={"api_key": api_key, "access_token": api_key}).status_code == 401
         assert anonymous.get("/v1/jobs", headers={"Cookie": f"Authorization=Bearer {api_key}"}).status_code == 401
 

@@ -6,7 +6,7 @@ import threading
 from contextlib import ExitStack, suppress
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 
 from api.app import create_app
@@ -110,7 +110,9 @@ def test_clients_that_keep_the_service_waiting_make_room_for_others(settings, da
             stack.enter_context(connected(url, sent))
         headers = {"Authorization": f"Bearer {api_key}"}
         for _ in range(3):
-            answer = httpx.post(f"{url}/v1/jobs", json={"env": {"id": "CartPole-v1"}}, headers=headers, trust_env=False)
+            answer = httpx2.post(
+                f"{url}/v1/jobs", json={"env": {"id": "CartPole-v1"}}, headers=headers, trust_env=False
+            )
             assert answer.status_code == 201
 
 

@@ -8,7 +8,7 @@ import tarfile
 import tracemalloc
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.api import deployment
@@ -33,7 +33,7 @@ def path(checkpoint_id) -> str:
     return f"/v1/checkpoints/{checkpoint_id}/files/policy.safetensors"
 
 
-def get(client: httpx.Client, path: str, **headers: str) -> httpx.Response:
+def get(client: httpx2.Client, path: str, **headers: str) -> httpx2.Response:
     return client.get(path, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import zlib
 
-import httpx
+import httpx2
 import pytest
 from sqlalchemy import Engine, event
 
@@ -23,7 +23,7 @@ JSON = {"Content-Type": "application/json"}
 CARTPOLE = {"id": "CartPole-v1"}
 
 
-def assert_problem(answer: httpx.Response, status: int, code: str) -> dict:
+def assert_problem(answer: httpx2.Response, status: int, code: str) -> dict:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
@@ -294,8 +294,8 @@ def test_near_misses_are_named(client):
 def test_without_any_worker_so_far_a_job_is_asked_to_come_again(settings, api_key):
     with serving(settings) as url:
         headers = {"Authorization": f"Bearer {api_key}"}
-        answer = httpx.post(f"{url}/v1/jobs", json={"env": CARTPOLE}, headers=headers, trust_env=False)
-        ready = httpx.get(f"{url}/readyz", trust_env=False)
+        answer = httpx2.post(f"{url}/v1/jobs", json={"env": CARTPOLE}, headers=headers, trust_env=False)
+        ready = httpx2.get(f"{url}/readyz", trust_env=False)
     assert_problem(answer, 503, "catalogue_empty")
     assert int(answer.headers["retry-after"]) > 0
     assert (ready.status_code, ready.json()["checks"]["catalogue"]) == (503, "no worker has registered yet")
@@ -357,7 +357,7 @@ def test_required_arguments_are_asked_for_and_taken(client, database):
 
 def test_while_the_database_is_away_requests_are_asked_to_come_again(settings):
     away = settings.model_copy(update={"database_url": "postgresql+psycopg://ppo:s3cr3t@127.0.0.1:1/ppo"})
-    with serving(away) as url, httpx.Client(base_url=url, trust_env=False) as client:
+    with serving(away) as url, httpx2.Client(base_url=url, trust_env=False) as client:
         answer = client.get("/v1/jobs", headers={"Authorization": "Bearer ppo_x_y"})
         assert_problem(answer, 503, "database_unavailable")
         assert int(answer.headers["retry-after"]) > 0 and "s3cr3t" not in answer.text
@@ -368,7 +368,7 @@ def test_while_the_database_is_away_requests_are_asked_to_come_again(settings):
 
 def test_a_database_that_was_not_migrated_is_not_ready(settings, empty_database_url):
     with serving(settings.model_copy(update={"database_url": empty_database_url})) as url:
-        ready = httpx.get(f"{url}/readyz", trust_env=False)
+        ready = httpx2.get(f"{url}/readyz", trust_env=False)
     assert ready.status_code == 503 and ready.json()["checks"]["migrations"] == "pending"
 
 
@@ -380,7 +380,7 @@ def test_what_nobody_foresaw_is_a_500_without_its_traceback(settings: Settings, 
         raise RuntimeError("s3cr3t")
 
     with serving(settings, app=app) as url:
-        answer = httpx.get(f"{url}/broken", trust_env=False)
+        answer = httpx2.get(f"{url}/broken", trust_env=False)
     problem = assert_problem(answer, 500, "internal")
     assert "s3cr3t" not in answer.text
     assert any(problem["request_id"] in record.getMessage() and record.exc_info for record in caplog.records)
@@ -416,7 +416,7 @@ def little_room(database):
 
 def test_a_full_database_is_told_from_one_that_is_away(database, settings, api_key, little_room):
     deployment.register(database)
-    with serving(settings) as url, httpx.Client(base_url=url, trust_env=False) as client:
+    with serving(settings) as url, httpx2.Client(base_url=url, trust_env=False) as client:
         client.headers["Authorization"] = f"Bearer {api_key}"
         metadata = {f"{number:02}": "x" * 512 for number in range(16)}
         for _ in range(50):

@@ -1,4 +1,4 @@
-import httpx
+import httpx2
 
 from ppo_jobs.database import migrate, open_database
 from ppo_jobs.repository.tenants import create_api_key, create_tenant
@@ -19,7 +19,7 @@ def test_a_server_that_turns_read_only_asks_to_come_again_and_is_not_ready(setti
         database.dispose()
         with (
             serving(settings.model_copy(update={"database_url": server.url})) as url,
-            httpx.Client(base_url=url, trust_env=False, headers={"Authorization": f"Bearer {key}"}) as client,
+            httpx2.Client(base_url=url, trust_env=False, headers={"Authorization": f"Bearer {key}"}) as client,
         ):
             assert client.get("/readyz").status_code == 200
             server.administer("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")

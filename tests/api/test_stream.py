@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
@@ -28,7 +28,7 @@ def running(database, tenant) -> str:
     return job_id
 
 
-def read_stream(client: httpx.Client, job_id: str, *, after: int = 0, most: int | None = None) -> tuple[list, str]:
+def read_stream(client: httpx2.Client, job_id: str, *, after: int = 0, most: int | None = None) -> tuple[list, str]:
     """Messages until the stream ends or `most` have come, and why it ended."""
     found = []
     headers = {"Last-Event-ID": str(after)} if after else {}
@@ -101,10 +101,10 @@ def test_fifty_streams_of_one_job_see_the_same_and_hold_no_connection(settings, 
     app = create_app(settings)
     pool = app.state.services.database.engine.pool
     with serving(settings, app=app) as url, ThreadPoolExecutor(50) as threads:
-        client = httpx.Client(
+        client = httpx2.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {api_key}"},
-            limits=httpx.Limits(max_connections=None),
+            limits=httpx2.Limits(max_connections=None),
             trust_env=False,
         )
         with client:
@@ -121,7 +121,7 @@ def test_fifty_streams_of_one_job_see_the_same_and_hold_no_connection(settings, 
 def test_a_client_that_reads_nothing_is_not_fed_from_memory(settings, database, api_key, running):
     """It is told about 40 MB of events through a small socket buffer; the tail keeps half a megabyte of them."""
     app = create_app(settings)
-    with serving(settings, app=app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+    with serving(settings, app=app) as url, httpx2.Client(base_url=url, trust_env=False) as client:
         with _raw_stream(url, running, api_key) as slow:
             until(lambda: app.state.services.streams.open_count == 1)
             for start in range(0, 4000, 200):
@@ -161,7 +161,7 @@ def test_streams_of_one_tenant_are_capped_and_those_of_another_are_not(settings,
     headers = {"Authorization": f"Bearer {api_key}"}
     with serving(settings, app=app) as url, _raw_stream(url, running, api_key), _raw_stream(url, running, api_key):
         until(lambda: app.state.services.streams.open_count == 2)
-        answer = httpx.get(f"{url}/v1/jobs/{running}/stream", headers=headers, trust_env=False)
+        answer = httpx2.get(f"{url}/v1/jobs/{running}/stream", headers=headers, trust_env=False)
         assert answer.status_code == 429 and answer.json()["code"] == "too_many_streams"
         assert int(answer.headers["retry-after"]) > 0
         with database.write() as session:
@@ -184,7 +184,7 @@ def test_a_stream_outlives_an_outage_of_the_database(settings, database, api_key
             connection.execute(text(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS false'))
             connection.execute(terminate, {"name": name})
             headers = {"Authorization": f"Bearer {api_key}"}
-            until(lambda: httpx.get(f"{api_url}/v1/jobs", headers=headers, trust_env=False).status_code == 503)
+            until(lambda: httpx2.get(f"{api_url}/v1/jobs", headers=headers, trust_env=False).status_code == 503)
             connection.execute(text(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS true'))
         database.dispose()
         deployment.append(database, running, [1])

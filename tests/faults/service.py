@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 
 from ppo_jobs.database import Database, open_database
@@ -34,7 +34,7 @@ class Service:
     process: psutil.Process
     database: Database
     tenant: str
-    http: httpx.Client
+    http: httpx2.Client
 
     def submit(self, spec: dict[str, Any]) -> str:
         answer = self.http.post("/v1/jobs", json=spec)
@@ -119,7 +119,7 @@ def _opened(data_dir: Path, process: subprocess.Popen[bytes], variables: dict[st
         tenant = tenant_named(session, "default")
     assert tenant is not None
     key = (data_dir / "api_key").read_text().strip()
-    http = httpx.Client(
+    http = httpx2.Client(
         base_url=address.read_text().strip(), headers={"Authorization": f"Bearer {key}"}, timeout=30, trust_env=False
     )
     return Service(psutil.Process(process.pid), database, tenant, http)

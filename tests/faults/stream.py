@@ -4,15 +4,15 @@ import random
 import threading
 import time
 
-import httpx
+import httpx2
 
 
 class RestlessReader(threading.Thread):
     """Reads a job's events, cutting the connection after a few of them and going on behind the last one."""
 
-    def __init__(self, http: httpx.Client, job_id: str, random_cuts: random.Random) -> None:
+    def __init__(self, http: httpx2.Client, job_id: str, random_cuts: random.Random) -> None:
         super().__init__(daemon=True)
-        self._client = httpx.Client(base_url=http.base_url, headers=http.headers, timeout=30, trust_env=False)
+        self._client = httpx2.Client(base_url=http.base_url, headers=http.headers, timeout=30, trust_env=False)
         self._path = f"/v1/jobs/{job_id}/stream"
         self._random = random_cuts
         self._ended = False
@@ -24,7 +24,7 @@ class RestlessReader(threading.Thread):
             while not self._ended:
                 try:
                     self._read_some()
-                except httpx.HTTPError:
+                except httpx2.HTTPError:
                     time.sleep(0.2)
                 self.cuts += 1
 

@@ -45,7 +45,7 @@ def test_pins_are_installable_from_any_registry():
 
 def test_the_base_install_is_the_client():
     names = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
-    assert names == {"click", "httpx", "pydantic", "rich"}
+    assert names == {"click", "httpx2", "pydantic", "rich"}
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 
 from ppo_client import Client
@@ -42,8 +42,8 @@ class Service:
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/healthz", trust_env=False).is_success
-        except httpx.TransportError:
+            return httpx2.get(f"{self.url}/healthz", trust_env=False).is_success
+        except httpx2.TransportError:
             return False
 
 

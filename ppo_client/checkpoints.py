@@ -6,7 +6,7 @@ from typing import Self
 
 from ppo_client.download import download_file
 from ppo_client.errors import NotFound
-from ppo_client.evaluations import EvaluationHandle, request_evaluation, wish_for
+from ppo_client.evaluations import EvaluationHandle, budget, request_evaluation, wish_for
 from ppo_client.paging import segment
 from ppo_client.transport import Transport
 from ppo_jobs.schemas import Checkpoint, CheckpointFile, CheckpointPatch
@@ -73,10 +73,15 @@ class CheckpointHandle:
         seed: int | None = None,
         deterministic: bool = True,
         max_episode_steps: int | None = None,
+        max_wall_seconds: float | None = None,
     ) -> EvaluationHandle:
         """Have the service play whole episodes with this policy; as `JobHandle.evaluate`."""
         given = {"checkpoint_id": self.id, "n_episodes": n_episodes, "seed": seed}
-        more = {"deterministic": deterministic, "max_episode_steps": max_episode_steps}
+        more = {
+            "deterministic": deterministic,
+            "max_episode_steps": max_episode_steps,
+            "budget": budget(max_wall_seconds),
+        }
         return request_evaluation(self._transport, wish_for({**given, **more}))
 
     def pin(self, *, pinned: bool = True) -> Self:

@@ -32,6 +32,11 @@ def request_evaluation(
     return EvaluationHandle(transport, posted)
 
 
+def budget(max_wall_seconds: float | None) -> dict[str, float] | None:
+    """The budget of a wish; None leaves it to the service."""
+    return None if max_wall_seconds is None else {"max_wall_seconds": max_wall_seconds}
+
+
 def wish_for(given: Mapping[str, object]) -> EvaluationRequest:
     """The wish with the settings that are not None.
 

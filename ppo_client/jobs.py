@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from ppo_client.checkpoints import CheckpointHandle
 from ppo_client.errors import NotFound
-from ppo_client.evaluations import EvaluationHandle, request_evaluation, wish_for
+from ppo_client.evaluations import EvaluationHandle, budget, request_evaluation, wish_for
 from ppo_client.handles import Handle
 from ppo_client.paging import items, segment
 from ppo_client.stream import LedgerStream
@@ -104,6 +104,7 @@ class JobHandle(Handle[Job]):
         seed: int | None = None,
         deterministic: bool = True,
         max_episode_steps: int | None = None,
+        max_wall_seconds: float | None = None,
     ) -> EvaluationHandle:
         """Have the service play whole episodes with one of the job's policies; `wait` for its `data.result`.
 
@@ -111,12 +112,17 @@ class JobHandle(Handle[Job]):
             seed: determines the episodes; drawn if it is missing, and none that training had.
             deterministic: take the likeliest actions instead of sampled ones.
             max_episode_steps: truncate episodes there; by default where training did.
+            max_wall_seconds: give it up after so long; by default after an hour.
 
         Raises:
             Conflict: the job has no such checkpoint, or not yet.
         """
         given = {"job_id": self.id, "checkpoint": checkpoint, "n_episodes": n_episodes, "seed": seed}
-        more = {"deterministic": deterministic, "max_episode_steps": max_episode_steps}
+        more = {
+            "deterministic": deterministic,
+            "max_episode_steps": max_episode_steps,
+            "budget": budget(max_wall_seconds),
+        }
         return request_evaluation(self._transport, wish_for({**given, **more}))
 
     def retry(self, *, checkpoint_id: str | None = None, from_start: bool = False) -> "JobHandle":

@@ -16,7 +16,7 @@ from ppo_engine.spec import TrainingSpec
 
 Code: TypeAlias = Literal[
     "kl_blow_up", "clip_fraction_high", "entropy_collapse", "critic_explains_nothing", "reward_never_varies",
-    "actions_saturated", "value_loss_dominates",
+    "actions_saturated", "value_loss_dominates", "episodes_without_end",
 ]  # fmt: skip
 
 KL_LIMIT = 0.1
@@ -32,6 +32,9 @@ SATURATION_LIMIT = 0.95
 VALUE_LOSS_RATIO = 1e4
 """vf_coef · value loss over the entropy bonus and surrogate, which are of order 1: the policy's share of a clipped
 gradient is no more than rounding then, where the two share features, and clipping is all there is of it where not."""
+
+SUGGESTED_EPISODE_STEPS = 1000
+"""The limit that most environments with continuous tasks are registered with."""
 
 
 class Finding(BaseModel):
@@ -233,6 +236,18 @@ def value_loss_dominates(view: View) -> Symptom | None:
     )
 
 
+def episodes_without_end(view: View) -> Symptom | None:
+    """Episodes of the last evaluation were cut by nothing but its own limit: their returns are of no whole episodes."""
+    cut = view.metrics.get("eval/n_cut", 0.0)
+    if cut == 0:
+        return None
+    return Symptom(
+        f"{cut:.0f} episodes of an evaluation did not end: set env.max_episode_steps",
+        _evidence(view, "eval/n_cut", 0.0),
+        {"env": {"max_episode_steps": SUGGESTED_EPISODE_STEPS}},
+    )
+
+
 RULES: Mapping[Code, tuple[Callable[[View], Symptom | None], int]] = {
     "kl_blow_up": (kl_blow_up, 3),
     "clip_fraction_high": (clip_fraction_high, 5),
@@ -241,6 +256,7 @@ RULES: Mapping[Code, tuple[Callable[[View], Symptom | None], int]] = {
     "reward_never_varies": (reward_never_varies, 30),
     "actions_saturated": (actions_saturated, 10),
     "value_loss_dominates": (value_loss_dominates, 10),
+    "episodes_without_end": (episodes_without_end, 1),
 }
 """Each with the iterations in a row that make a finding of it."""
 

@@ -7,10 +7,10 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,14 @@ from ppo_engine.errors import EngineError, TrainingDiverged
 from ppo_engine.recurrent.acting import Remembering
 from ppo_engine.spec import EnvSpec, EvaluationPlan
 
-MAX_EPISODE_STEPS = 1_000_000
-"""Where an episode of an environment without a time limit is cut."""
+MAX_EPISODE_STEPS = 27_000
+"""Where an episode without a limit is cut: the longest games of Atari's standard, half an hour, have as many steps. A
+number that depended on more than the environment would make the scores of two jobs incomparable."""
+CUTS = "eval/n_cut"
 EVALUATION_KEY = 0x6576616C
 """Spawn key that keeps an evaluation's own episodes apart from every stream of training ("eval" in ASCII)."""
+INTERRUPTED_STATUS = 130
+"""As shells have it: 128 + SIGINT."""
 _EPISODES, _ACTIONS = 0, 1
 """Below it and the block's number: what environments are seeded with, and what actions are sampled by."""
 
@@ -43,11 +47,53 @@ class Acts(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Playing:
+    """How far the episodes of an evaluation have come; each environment has a share of them."""
+
+    shares: Sequence[int]
+    played: list[list[tuple[float, int]]]
+    """(return, length) of each environment's episodes, more than its share where others take longer."""
+    lengths: NDArray[np.int64]
+    """Of the episode that is under way in each environment."""
+
+    @property
+    def is_over(self) -> bool:
+        return all(len(episodes) >= share for episodes, share in self._seats())
+
+    @property
+    def episodes(self) -> int:
+        """That count and have ended."""
+        return sum(min(len(episodes), share) for episodes, share in self._seats())
+
+    @property
+    def timesteps(self) -> int:
+        """Of the episodes that count, those under way among them."""
+        total = 0
+        for seat, (episodes, share) in enumerate(self._seats()):
+            total += sum(length for _, length in episodes[:share])
+            total += int(self.lengths[seat]) if len(episodes) < share else 0
+        return total
+
+    def _seats(self) -> Iterator[tuple[list[tuple[float, int]], int]]:
+        return zip(self.played, self.shares, strict=True)
+
+
+Meanwhile: TypeAlias = Callable[[Playing], None]
+"""Called between the steps of an evaluation; what it raises ends the evaluation, which can be begun again."""
+
+
+def unwatched(playing: Playing) -> None:
+    """Nobody looks on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """Undiscounted raw returns and lengths of whole episodes, in the order of the episodes."""
 
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
+    n_cut: int = 0
+    """Episodes that did not end within MAX_EPISODE_STEPS, where no other limit was set."""
 
     @property
     def mean_reward(self) -> float:
@@ -73,6 +119,7 @@ class Evaluation:
             "iqm_ci95": None if iqm is None else list(iqm),
             "std_reward": self.std_reward,
             "mean_length": self.mean_length,
+            "n_cut": self.n_cut,
         }
 
     def metrics(self) -> dict[str, float]:
@@ -88,7 +135,11 @@ class Evaluation:
             metrics |= {"eval/mean_reward_low": interval[0], "eval/mean_reward_high": interval[1]}
         if (interval := interquartile_mean_bootstrap(self.returns)) is not None:
             metrics |= {"eval/iqm_reward_low": interval[0], "eval/iqm_reward_high": interval[1]}
-        return metrics
+        return metrics | self.cuts()
+
+    def cuts(self) -> dict[str, float]:
+        """How many episodes had no end, as a metric; none where all had one."""
+        return {CUTS: float(self.n_cut)} if self.n_cut else {}
 
     def as_json(self) -> dict[str, JsonValue]:
         return {**self.statistics(), "returns": list(self.returns), "lengths": list(self.lengths)}
@@ -100,10 +151,13 @@ def joined(evaluations: Iterable[Evaluation]) -> Evaluation:
     return Evaluation(
         tuple(value for part in parts for value in part.returns),
         tuple(length for part in parts for length in part.lengths),
+        sum(part.n_cut for part in parts),
     )
 
 
-def evaluate_blocks(policy: LoadedPolicy, plan: EvaluationPlan, *, first: int = 0) -> Iterator[Evaluation]:
+def evaluate_blocks(
+    policy: LoadedPolicy, plan: EvaluationPlan, *, first: int = 0, meanwhile: Meanwhile = unwatched
+) -> Iterator[Evaluation]:
     """The blocks of a plan from the `first` on, each when its episodes have been played.
 
     Raises: UnknownEnvironment, UnsupportedSpace, InvalidSpec, EnvironmentFault, TrainingDiverged.
@@ -116,6 +170,7 @@ def evaluate_blocks(policy: LoadedPolicy, plan: EvaluationPlan, *, first: int = 
             n_episodes=plan.episodes_until(block + 1) - plan.episodes_until(block),
             seeds=block_seeds(plan.seed, block, _EPISODES),
             n_envs=plan.env.n_envs,
+            meanwhile=meanwhile,
         )
 
 
@@ -144,6 +199,7 @@ def evaluate(
     n_episodes: int,
     seeds: np.random.SeedSequence,
     n_envs: int = 8,
+    meanwhile: Meanwhile = unwatched,
 ) -> Evaluation:
     """Returns of exactly `n_episodes` episodes under `act`.
 
@@ -154,6 +210,7 @@ def evaluate(
         act: flat encoded observations [n, D], n = min(n_envs, n_episodes) → action rows; where `env` asks for action
             masks, it is given these too.
             `Remembering` is told when episodes end.
+        meanwhile: called between steps; it changes nothing that is played, and may raise to end it.
     Raises: UnknownEnvironment, UnsupportedSpace, InvalidSpec, EnvironmentFault; TrainingDiverged where a return is
         not finite.
     """
@@ -163,21 +220,26 @@ def evaluate(
     with apart():
         environments = make_vector_environment(_seated(env, seats), [_child(seeds, seat) for seat in range(seats)])
         try:
-            played = _play(act, environments, shares)
+            played = _play(act, environments, shares, meanwhile)
         finally:
             environments.close()
     episodes = [played[episode % seats][episode // seats] for episode in range(n_episodes)]
     if not all(math.isfinite(total) for total, _ in episodes):
         raise TrainingDiverged(f"the return of an episode of {env.id} is not finite")
-    return Evaluation(tuple(total for total, _ in episodes), tuple(length for _, length in episodes))
+    lengths = tuple(length for _, length in episodes)
+    n_cut = 0 if episode_limit(env) is not None else sum(length >= MAX_EPISODE_STEPS for length in lengths)
+    return Evaluation(tuple(total for total, _ in episodes), lengths, n_cut)
 
 
-def _play(act: Acts, environments: VectorEnvironment, shares: Sequence[int]) -> list[list[tuple[float, int]]]:
+def _play(
+    act: Acts, environments: VectorEnvironment, shares: Sequence[int], meanwhile: Meanwhile
+) -> list[list[tuple[float, int]]]:
     """(return, length) of each environment's episodes, its share of them at least."""
-    played: list[list[tuple[float, int]]] = [[] for _ in shares]
     totals, lengths = np.zeros(len(shares)), np.zeros(len(shares), dtype=np.int64)
+    playing = Playing(shares, [[] for _ in shares], lengths)
     observations = environments.reset()
-    while any(len(episodes) < share for episodes, share in zip(played, shares, strict=True)):
+    while not playing.is_over:
+        meanwhile(playing)
         masks = environments.action_masks if isinstance(environments, GivesMasks) else None
         step = environments.step(act(observations) if masks is None else act(observations, masks))
         observations = step.observations
@@ -187,9 +249,9 @@ def _play(act: Acts, environments: VectorEnvironment, shares: Sequence[int]) -> 
         if isinstance(act, Remembering):
             act.forget(ended)
         for seat in np.flatnonzero(ended).tolist():
-            played[seat].append((float(totals[seat]), int(lengths[seat])))
+            playing.played[seat].append((float(totals[seat]), int(lengths[seat])))
             totals[seat], lengths[seat] = 0.0, 0
-    return played
+    return playing.played
 
 
 def _seated(env: EnvSpec, seats: int) -> EnvSpec:
@@ -219,6 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (EngineError, OSError, ValidationError, ValueError) as error:
         print(f"cannot evaluate {options.bundle}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"interrupted: the {options.episodes} episodes have not all been played", file=sys.stderr)
+        return INTERRUPTED_STATUS
     if options.json:
         print(json.dumps(answer))
     else:
@@ -235,7 +300,12 @@ def in_words(answer: Mapping[str, Any]) -> str:
     ):
         bounds = answer[interval]
         parts.append(f"{name} {answer[key]:.2f}" + (f" ({bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else ""))
-    return f"{answer['env_id']}: {', '.join(parts)} over {answer['n_episodes']} episodes"
+    words = f"{answer['env_id']}: {', '.join(parts)} over {answer['n_episodes']} episodes"
+    return words + (f"; {cut_in_words(answer['n_cut'])}" if answer["n_cut"] else "")
+
+
+def cut_in_words(n_cut: int) -> str:
+    return f"{n_cut} had no end within {MAX_EPISODE_STEPS:,} steps and were cut there: set env.max_episode_steps"
 
 
 def _evaluate_bundle(options: argparse.Namespace) -> dict[str, JsonValue]:

@@ -356,6 +356,14 @@ class BudgetSpec(SpecModel):
     """Wall-clock time of training, summed over attempts; beyond it the job fails, keeping its checkpoints."""
 
 
+class EvaluationBudgetSpec(SpecModel):
+    """Limits of an evaluation; it has them whether or not its user sets them."""
+
+    max_wall_seconds: float = Field(default=3600.0, gt=0, le=86_400)
+    """Wall-clock time of playing, summed over attempts; beyond it the evaluation fails. An hour unless told otherwise,
+    a day at the most."""
+
+
 class TrainingSpec(SpecModel):
     """What to train. Only `env.id` is required: the preset fills in the rest, and whatever is set here wins."""
 
@@ -407,6 +415,7 @@ class EvaluationPlan(SpecModel):
     deterministic: bool = True
     """The likeliest actions instead of sampled ones."""
     block_episodes: int = Field(default=32, ge=1)
+    budget: EvaluationBudgetSpec = EvaluationBudgetSpec()
 
     @property
     def blocks(self) -> int:

@@ -25,6 +25,17 @@ Arrays: TypeAlias = dict[str, NDArray[Any]]
 StopReason: TypeAlias = Literal["total_timesteps", "stop_rule"]
 
 
+class Unjudged(BaseModel):
+    """What an iteration brought that has learnt, and whose policy is still being evaluated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metrics: dict[str, float]
+    timesteps: int
+    """Of this iteration alone."""
+    seconds: float
+
+
 class Position(BaseModel):
     """How far a training has come."""
 
@@ -34,6 +45,8 @@ class Position(BaseModel):
     timesteps: int = 0
     stop_reason: StopReason | None = None
     latest_metrics: dict[str, float] = {}
+    unjudged: Unjudged | None = None
+    """None between two iterations."""
 
 
 class StateValues(BaseModel):

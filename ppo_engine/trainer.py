@@ -19,7 +19,7 @@ from ppo_engine.envs.catalogue import describe_with_arguments
 from ppo_engine.envs.spaces import Rows
 from ppo_engine.envs.state.surroundings import isolated
 from ppo_engine.envs.vector import EXACT, Resumability
-from ppo_engine.evaluate import Acts, Evaluation, evaluate
+from ppo_engine.evaluate import CUTS, Acts, Evaluation, Meanwhile, evaluate, unwatched
 from ppo_engine.export import Example, write_bundle
 from ppo_engine.fingerprint import differences, fingerprint
 from ppo_engine.presets import resolve
@@ -31,6 +31,7 @@ from ppo_engine.state import (
     Position,
     StopReason,
     TrainingState,
+    Unjudged,
     capture,
     read_state,
     require_same_training,
@@ -119,16 +120,24 @@ class Trainer:
         """Environment steps done, all environments together."""
         return self._position.timesteps
 
-    def iterations(self) -> Iterator[Progress]:
+    def iterations(self, meanwhile: Meanwhile = unwatched) -> Iterator[Progress]:
         """Trains, yielding after each iteration, when `save` may be called.
 
         A training that is finished already yields once, says so, and trains nothing.
+
+        Args:
+            meanwhile: called between the steps of evaluations. It may call `save`, and end the iterations by raising
+                what it likes; whoever goes on, here or from that checkpoint, begins with that evaluation again.
         """
         position = self._position
         if position.stop_reason is not None:
             yield Progress(position.iteration, position.timesteps, None, None, (), True, position.stop_reason)
         while position.stop_reason is None:
-            yield self._iterate()
+            done = position.unjudged or self._learn()
+            position.unjudged = done
+            evaluation = self._evaluation(position.timesteps - done.timesteps, meanwhile)
+            position.unjudged = None
+            yield self._judged(done, evaluation)
 
     def save(self, directory: Path) -> CheckpointManifest:
         """Writes a checkpoint; until its manifest is there, last of all, the directory is none."""
@@ -209,23 +218,30 @@ class Trainer:
             "vectorization_reason": environment.vectorization_reason,
         }
 
-    def _iterate(self) -> Progress:
-        """One iteration: collect, estimate advantages, update, evaluate if that is due."""
+    def _learn(self) -> Unjudged:
+        """Most of an iteration: collect, estimate advantages, update."""
         began = time.monotonic()
-        parts, position, ppo = self._components, self._position, self.spec.ppo
+        position, ppo = self._position, self.spec.ppo
         now = coefficients(ppo, position.timesteps / ppo.total_timesteps)
-        steps, metrics = parts.backend.iterate(now)
+        steps, metrics = self._components.backend.iterate(now)
         position.iteration += 1
         position.timesteps += steps
-        seconds = time.monotonic() - began
-        evaluation = self._evaluation(position.timesteps - steps)
+        return Unjudged(metrics=metrics, timesteps=steps, seconds=time.monotonic() - began)
+
+    def _judged(self, done: Unjudged, evaluation: Evaluation | None) -> Progress:
+        """The rest of an iteration: what it came to, and whether it was the last."""
+        parts, position, metrics = self._components, self._position, dict(done.metrics)
         if evaluation is not None:
             metrics |= {"eval/mean_reward": evaluation.mean_reward, "eval/mean_ep_length": evaluation.mean_length}
+            metrics |= evaluation.cuts()
+            position.latest_metrics.pop(CUTS, None)
         position.latest_metrics |= metrics
-        fraction_done = position.timesteps / ppo.total_timesteps
-        findings = parts.diagnosis.judge(metrics, fraction_done=fraction_done)
+        fraction_done = position.timesteps / self.spec.ppo.total_timesteps
+        # Between two evaluations, what the last one found still holds.
+        lasting = {key: position.latest_metrics[key] for key in (CUTS,) if key in position.latest_metrics}
+        findings = parts.diagnosis.judge(metrics | lasting, fraction_done=fraction_done)
         position.stop_reason = self._reason_to_stop(metrics)
-        parts.window.add(metrics, timesteps=steps, seconds=seconds)
+        parts.window.add(metrics, timesteps=done.timesteps, seconds=done.seconds)
         finished = position.stop_reason is not None
         row = parts.window.close() if finished or parts.window.full else None
         return Progress(
@@ -238,7 +254,7 @@ class Trainer:
             return "stop_rule"
         return "total_timesteps" if self.timesteps >= self.spec.ppo.total_timesteps else None
 
-    def _evaluation(self, before: int) -> Evaluation | None:
+    def _evaluation(self, before: int, meanwhile: Meanwhile) -> Evaluation | None:
         """Evaluates when the iteration passed a multiple of `every_timesteps`; draws from no training stream."""
         every = self.spec.evaluation.every_timesteps
         if every is None or before // every == self.timesteps // every:
@@ -253,6 +269,7 @@ class Trainer:
             self.spec.env,
             n_episodes=self.spec.evaluation.n_episodes,
             seeds=seed_sequence(seed, "evaluation", self.iteration, 0),
+            meanwhile=meanwhile,
         )
 
     def _reopened(self, position: Position, saved: TrainingSpec) -> Position:

@@ -5,7 +5,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from ppo_engine.spec import EnvironmentDescription
+from ppo_engine.spec import EnvironmentDescription, EvaluationBudgetSpec
 from ppo_jobs.states import AttemptOutcome, EventType, JobStatus, QueueName
 
 
@@ -154,7 +154,9 @@ class EvaluationRequest(BaseModel):
     deterministic: bool = True
     """The likeliest actions instead of sampled ones."""
     max_episode_steps: int | None = Field(default=None, ge=1, le=10_000_000)
-    """Truncate episodes after so many steps; by default where training did."""
+    """Truncate episodes after so many steps; by default where training did. An episode that has no limit at all is cut
+    after 27,000."""
+    budget: EvaluationBudgetSpec = EvaluationBudgetSpec()
 
 
 class EvaluationProgress(WireModel):
@@ -164,7 +166,7 @@ class EvaluationProgress(WireModel):
     fraction: float
     """0 to 1."""
     timesteps: int
-    """Environment steps of these episodes."""
+    """Environment steps so far, those of episodes that have not ended among them."""
 
 
 class EvaluationResult(WireModel):
@@ -180,6 +182,8 @@ class EvaluationResult(WireModel):
     iqm_ci95: tuple[float, float] | None
     std_reward: float
     mean_length: float
+    n_cut: int = 0
+    """Episodes that were cut because they had neither an end nor a limit: set `max_episode_steps`."""
     returns: list[float] | None = None
     """Of each episode, in order; null in lists."""
     lengths: list[int] | None = None

@@ -18,6 +18,7 @@ from worker.protocol import (
     EpisodesRecord,
     EvaluationRecord,
     MetricsRecord,
+    PlayingRecord,
     Record,
     ResultRecord,
     RuntimeRecord,
@@ -40,6 +41,8 @@ class Batch:
     iteration: int | None = None
     timesteps: int | None = None
     """The newest iteration told of, whether or not the ledger had it."""
+    playing: PlayingRecord | None = None
+    """How far an evaluation is; counted as used once its block is done."""
     offset: int | None = None
     """Of the journal, behind the last record."""
 
@@ -74,6 +77,9 @@ class Comparison:
                     data = record.model_dump(mode="json", exclude={"type"})
                     batch.entries.append(Entry(EventType.EVALUATION, record.iteration, data))
                     batch.iteration, batch.timesteps = record.iteration, record.timesteps
+                    batch.playing = None
+                case PlayingRecord():
+                    batch.playing = record
                 case ResultRecord():
                     batch.result = record
                 case EndRecord():

@@ -16,10 +16,12 @@ from typing import Literal, NoReturn
 from ppo_engine.envs.plugins import prefer_plugin
 from ppo_engine.envs.watchdog import install_timeout_handler
 from ppo_engine.errors import EngineError, EnvironmentFault, EnvironmentTimedOut
+from ppo_engine.evaluate import Playing
 from ppo_engine.spec import CheckpointSpec, EvaluationPlan, InvalidSpec, TrainingSpec, is_settled
 from ppo_engine.trainer import Progress, Trainer
 from ppo_jobs.kernel import die_with_parent
 from ppo_jobs.pulse import Pulse
+from worker.attention import Attention, Interrupted
 from worker.compile import compile_apart
 from worker.episodes import play
 from worker.journal import JournalWriter
@@ -39,6 +41,7 @@ from worker.protocol import (
 from worker.vitality import Vitality
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+SAY_SECONDS = 10.0
 TRACEBACK_CHARACTERS = 2000
 """So much of a traceback's end goes into the job's `status_reason`; all of it is in the log."""
 
@@ -58,6 +61,53 @@ class CheckpointClock:
         steps, seconds = self._spec.every_timesteps, self._spec.every_seconds
         by_steps = steps is not None and timesteps // steps > self._timesteps // steps
         return by_steps or (seconds is not None and time.monotonic() - self._at >= seconds)
+
+
+class Keeper:
+    """Writes the checkpoints of one attempt, each to a directory of its own."""
+
+    def __init__(self, trainer: Trainer, checkpoints: Path, journal: JournalWriter) -> None:
+        self.clock = CheckpointClock(trainer.spec.checkpoints, trainer.timesteps)
+        self._trainer = trainer
+        self._checkpoints = checkpoints
+        self._journal = journal
+        self._evaluating: int | None = None
+        """The iteration whose evaluation was saved within."""
+        self._says_at = 0.0
+
+    def save(self, *, final: bool, evaluated: bool, suffix: str = "") -> None:
+        """Write a checkpoint; its manifest is on disk before the record of it exists."""
+        trainer = self._trainer
+        directory = f"{trainer.iteration:09d}{suffix}"
+        manifest = trainer.save(self._checkpoints / directory)
+        self._journal.append(
+            CheckpointRecord(
+                iteration=trainer.iteration,
+                timesteps=trainer.timesteps,
+                directory=directory,
+                metrics=manifest.metrics,
+                evaluated=evaluated,
+                resume=manifest.resume,
+                final=final,
+            )
+        )
+        self.clock.taken(trainer.timesteps)
+
+    def save_within_evaluation(self) -> None:
+        """Once: an evaluation changes nothing that is saved."""
+        if self._evaluating != self._trainer.iteration:
+            self._evaluating = self._trainer.iteration
+            self.save(final=False, evaluated=False, suffix="-evaluating")
+
+    def look_on(self, playing: Playing) -> None:
+        """While an evaluation takes long: have a checkpoint when one is due, and say in the log how far it is."""
+        trainer = self._trainer
+        if self.clock.due(trainer.timesteps):
+            self.save_within_evaluation()
+        if time.monotonic() >= self._says_at:
+            self._says_at = time.monotonic() + SAY_SECONDS
+            of = f"{playing.episodes} of {trainer.spec.evaluation.n_episodes} episodes have ended"
+            say(f"evaluating at {trainer.timesteps} timesteps: {of}, after {playing.timesteps} steps")
 
 
 def main() -> int:
@@ -128,23 +178,26 @@ def conclude(journal: JournalWriter, end: EndRecord) -> int:
 def train(trainer: Trainer, assignment: Assignment, journal: JournalWriter, lifeline: Lifeline) -> EndRecord:
     """Run iterations until training is finished or a command ends it; a checkpoint is always written last."""
     journal.append(runtime_record(trainer, assignment))
-    checkpoints = Path(assignment.run_directory, "checkpoints")
     keep = trainer.spec.checkpoints
-    clock = CheckpointClock(keep, trainer.timesteps)
-    for progress in trainer.iterations():
-        record_progress(journal, progress)
-        command = lifeline.command
-        # The best policy can be kept only if it is there: one that was evaluated is saved.
-        is_scored = progress.evaluation is not None
-        if progress.finished or command or clock.due(progress.timesteps) or (is_scored and keep.keep_best > 0):
-            journal.append(save(trainer, checkpoints, final=progress.finished, evaluated=is_scored))
-            clock.taken(progress.timesteps)
-        if progress.finished:
-            return succeeded(trainer, progress.stop_reason)
-        if command:
-            return interrupted(command, trainer.timesteps)
+    keeper = Keeper(trainer, Path(assignment.run_directory, "checkpoints"), journal)
+    try:
+        for progress in trainer.iterations(Attention(lifeline, keeper.look_on)):
+            record_progress(journal, progress)
+            command = lifeline.command
+            # The best policy can be kept only if it is there: one that was evaluated is saved.
+            is_scored = progress.evaluation is not None
+            is_wanted = progress.finished or command is not None or (is_scored and keep.keep_best > 0)
+            if is_wanted or keeper.clock.due(progress.timesteps):
+                keeper.save(final=progress.finished, evaluated=is_scored)
+            if progress.finished:
+                return succeeded(trainer, progress.stop_reason)
+            if command:
+                return interrupted(command, trainer.timesteps)
+    except Interrupted as interruption:
+        keeper.save_within_evaluation()
+        return interrupted(interruption.command, trainer.timesteps)
     # Its checkpoint was the last one already: the attempt before died between that and saying so.
-    journal.append(save(trainer, checkpoints, final=True, evaluated=False))
+    keeper.save(final=True, evaluated=False)
     return succeeded(trainer, None)
 
 
@@ -182,21 +235,6 @@ def record_progress(journal: JournalWriter, progress: Progress) -> None:
         journal.append(
             EvaluationRecord(iteration=progress.iteration, timesteps=progress.timesteps, metrics=evaluation.metrics())
         )
-
-
-def save(trainer: Trainer, checkpoints: Path, *, final: bool, evaluated: bool) -> CheckpointRecord:
-    """Write a checkpoint; its manifest is on disk before the record of it exists."""
-    directory = f"{trainer.iteration:09d}"
-    manifest = trainer.save(checkpoints / directory)
-    return CheckpointRecord(
-        iteration=trainer.iteration,
-        timesteps=trainer.timesteps,
-        directory=directory,
-        metrics=manifest.metrics,
-        evaluated=evaluated,
-        resume=manifest.resume,
-        final=final,
-    )
 
 
 def succeeded(trainer: Trainer, stop_reason: Literal["total_timesteps", "stop_rule"] | None) -> EndRecord:

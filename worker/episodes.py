@@ -6,23 +6,34 @@ import torch
 
 from ppo_engine.bundle import LoadedPolicy, load_policy
 from ppo_engine.errors import CheckpointCorrupt
-from ppo_engine.evaluate import Evaluation, evaluate_blocks, joined
+from ppo_engine.evaluate import Evaluation, Playing, cut_in_words, evaluate_blocks, joined
 from ppo_engine.fingerprint import fingerprint
 from ppo_engine.spec import EvaluationPlan
 from ppo_engine.threads import limit_threads
+from worker.attention import Attention, Interrupted
 from worker.journal import JournalWriter
 from worker.lifeline import Lifeline
-from worker.protocol import Assignment, EndRecord, EpisodesRecord, ResultRecord, RuntimeRecord, interrupted
+from worker.protocol import (
+    Assignment,
+    EndRecord,
+    EpisodesRecord,
+    PlayingRecord,
+    ResultRecord,
+    RuntimeRecord,
+    interrupted,
+)
 
 
 def play(plan: EvaluationPlan, assignment: Assignment, journal: JournalWriter, lifeline: Lifeline) -> EndRecord:
     """Play what is left of the plan, until a command ends it; each block is journaled when it is done.
 
+    A block that a command ends is played again from its start: seeds are its own, and nothing of it was told.
+
     Raises: CheckpointCorrupt, and what `evaluate_blocks` raises.
     """
     limit_threads(assignment.threads)
     policy = read_policy(assignment)
-    played = [Evaluation(block.returns, block.lengths) for block in assignment.played]
+    played = [Evaluation(block.returns, block.lengths, block.n_cut) for block in assignment.played]
     journal.append(
         RuntimeRecord(
             runtime=fingerprint(torch.device("cpu"), backend="bundle", threads=assignment.threads),
@@ -31,18 +42,25 @@ def play(plan: EvaluationPlan, assignment: Assignment, journal: JournalWriter, l
             resume_reason=None,
         )
     )
-    for block in evaluate_blocks(policy, plan, first=len(played)):
-        played.append(block)
-        journal.append(record_of(played))
-        if lifeline.command and len(played) < plan.blocks:
-            return interrupted(lifeline.command, timesteps_of(played))
+
+    def tell(playing: Playing) -> None:
+        timesteps = timesteps_of(played) + playing.timesteps
+        journal.append(PlayingRecord(iteration=len(played), timesteps=timesteps))
+
+    try:
+        for block in evaluate_blocks(policy, plan, first=len(played), meanwhile=Attention(lifeline, tell)):
+            played.append(block)
+            journal.append(record_of(played))
+    except Interrupted as interruption:
+        return interrupted(interruption.command, timesteps_of(played))
     whole = joined(played)
     journal.append(ResultRecord(result=whole.statistics()))
     episodes = len(whole.returns)
     return EndRecord(
         outcome="succeeded",
         code="episodes_played",
-        message=f"played {episodes} of {plan.n_episodes} episodes",
+        message=f"played {episodes} of {plan.n_episodes} episodes"
+        + (f"; {cut_in_words(whole.n_cut)}" if whole.n_cut else ""),
         timesteps=timesteps_of(played),
         episodes=episodes,
     )
@@ -66,6 +84,7 @@ def record_of(played: list[Evaluation]) -> EpisodesRecord:
         metrics={"eval/n_episodes": float(len(sofar.returns)), "eval/mean_reward": sofar.mean_reward},
         returns=block.returns,
         lengths=block.lengths,
+        n_cut=block.n_cut,
     )
 
 

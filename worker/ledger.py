@@ -174,6 +174,8 @@ class Ledger:
 
     def _progress(self, batch: Batch) -> claims.ProgressUpdate | None:
         """How far the job is; a repetition of what the ledger has does not set it back."""
+        if batch.playing is not None:
+            return claims.ProgressUpdate(batch.playing.timesteps, batch.playing.iteration)
         if batch.iteration is None or batch.timesteps is None or batch.iteration < self._comparison.newest_known:
             return None
         return claims.ProgressUpdate(batch.timesteps, batch.iteration)

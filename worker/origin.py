@@ -31,7 +31,7 @@ class Origin:
     work: Work
     checkpoint: StoredCheckpoint | None
     known: Known
-    """What the ledger has beyond `iteration_after`."""
+    """What the ledger has beyond `known_after`."""
     plugin: str | None = None
     """The one that registers the environment, by the catalogue."""
 
@@ -71,9 +71,15 @@ class Origin:
 
 
 def iteration_after(work: Work, checkpoint: StoredCheckpoint | None) -> int:
-    """Behind which the ledger is read."""
+    """The iteration that training goes on from."""
     return 0 if isinstance(work, EvaluationPlan) or checkpoint is None else checkpoint.iteration
 
 
+def known_after(work: Work, checkpoint: StoredCheckpoint | None) -> int:
+    """Behind which the ledger is read: a checkpoint that was taken within an evaluation is followed by what its own
+    iteration came to."""
+    return max(0, iteration_after(work, checkpoint) - 1)
+
+
 def _episodes(told: Mapping[str, JsonValue]) -> Episodes:
-    return Episodes.model_validate({"returns": told["returns"], "lengths": told["lengths"]})
+    return Episodes.model_validate({name: told[name] for name in Episodes.model_fields if name in told})

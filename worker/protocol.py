@@ -29,6 +29,8 @@ class Episodes(Message):
 
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
+    n_cut: int = 0
+    """Episodes that had no end and no limit of their own."""
 
 
 class Assignment(Message):
@@ -77,11 +79,11 @@ class Ended(Message):
 
 
 class Command(Message):
-    """Every later line of stdin; obeyed at the next iteration."""
+    """Every later line of stdin; obeyed at the next iteration, or between two steps of an evaluation."""
 
     command: Literal["cancel", "drain"]
-    """Both save a checkpoint and end; `cancel` for good, `drain` so that another worker goes on. An evaluation ends
-    behind a block of episodes, which are saved by being journaled."""
+    """Both save a checkpoint and end; `cancel` for good, `drain` so that another worker goes on. Of an evaluation, the
+    blocks of episodes that are done were saved by being journaled; the one under way is played again."""
 
 
 class RuntimeRecord(Message):
@@ -145,6 +147,16 @@ class EpisodesRecord(Episodes):
     metrics: dict[str, float]
 
 
+class PlayingRecord(Message):
+    """How far an evaluation is whose block is not done: so that it can be told, and seen to go on."""
+
+    type: Literal["playing"] = "playing"
+    iteration: int
+    """Blocks that are done."""
+    timesteps: int
+    """Of all episodes so far, those that have not ended among them."""
+
+
 class ResultRecord(Message):
     """What all episodes of an evaluation came to."""
 
@@ -182,6 +194,7 @@ Record = Annotated[
     | DiagnosisRecord
     | CheckpointRecord
     | EpisodesRecord
+    | PlayingRecord
     | ResultRecord
     | EndRecord,
     Field(discriminator="type"),

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from ppo_engine.spec import TrainingSpec
 from ppo_jobs import kernel
 from ppo_jobs.artifacts import FULL, ArtifactStore
 from ppo_jobs.database import Database
@@ -23,7 +22,7 @@ from worker.journal import JournalCorrupt
 from worker.lease import Lease
 from worker.ledger import Ledger, UsageMeter
 from worker.log import LogReader
-from worker.origin import Origin, Work, iteration_after, work_of
+from worker.origin import Origin, Work, known_after, work_of
 from worker.process import Child, child_variables, start_child
 from worker.protocol import Command
 from worker.resume import CheckpointUnreadable, fetch_newest
@@ -243,7 +242,7 @@ class Attempt:
         while True:
             try:
                 with self._slot.database.read() as session:
-                    known = claims.training_events_after(session, self._claim.job_id, iteration_after(spec, checkpoint))
+                    known = claims.training_events_after(session, self._claim.job_id, known_after(spec, checkpoint))
                     described = workers.environment(session, spec.env.id)
                 return Origin(spec, checkpoint, known, described.plugin if described is not None else None)
             except DatabaseUnavailable as error:
@@ -316,6 +315,6 @@ class Attempt:
             return Intent.CANCEL
         if self._slot.is_draining():
             return Intent.DRAIN
-        limit = spec.budget.max_wall_seconds if isinstance(spec, TrainingSpec) else None
+        limit = spec.budget.max_wall_seconds
         spent = self._claim.train_seconds_before + time.monotonic() - self._started_at
         return Intent.BUDGET if limit is not None and spent >= limit else None

@@ -120,8 +120,8 @@ def _succeeded(end: EndRecord, spec: TrainingSpec | EvaluationPlan) -> Verdict:
 
 
 def _over_budget(spec: TrainingSpec | EvaluationPlan) -> Verdict:
-    assert isinstance(spec, TrainingSpec), "an evaluation has no budget"
-    limit = f"trained for budget.max_wall_seconds = {spec.budget.max_wall_seconds:g}"
+    verb = "played" if isinstance(spec, EvaluationPlan) else "trained"
+    limit = f"{verb} for budget.max_wall_seconds = {spec.budget.max_wall_seconds:g}"
     return Verdict(AttemptOutcome.FAILED, ReasonCode.BUDGET_EXHAUSTED, limit)
 
 

@@ -61,6 +61,9 @@ _GROUP_COLUMNS = (
 @click.option("--stochastic", is_flag=True, help="Sample actions instead of taking the likeliest.")
 @click.option("--checkpoint", type=click.Choice(["final", "best", "latest"]), help="Of the job; by default the final.")
 @click.option("--max-episode-steps", type=click.IntRange(1), help="Truncate episodes there.")
+@click.option(
+    "--max-wall-seconds", type=click.FloatRange(0, min_open=True), help="Give up then; after an hour without."
+)
 @click.option("--detach", is_flag=True, help="Do not wait for the result.")
 @click.option("--n-envs", type=click.IntRange(1), help="Environments side by side, on this machine.")
 @json_option
@@ -72,6 +75,7 @@ def evaluate(
     stochastic: bool,
     checkpoint: str | None,
     max_episode_steps: int | None,
+    max_wall_seconds: float | None,
     detach: bool,
     n_envs: int | None,
     as_json: bool,
@@ -80,7 +84,8 @@ def evaluate(
 
     DIR is a downloaded policy, which plays on this machine; a JOB (or `last`) or a CHECKPOINT plays on the service.
     """
-    remote = {"--checkpoint": checkpoint, "--max-episode-steps": max_episode_steps, "--detach": detach or None}
+    remote: dict[str, object] = {"--checkpoint": checkpoint, "--detach": detach or None}
+    remote |= {"--max-episode-steps": max_episode_steps, "--max-wall-seconds": max_wall_seconds}
     if not is_remote(target):
         _refuse(remote, "is for a job or a checkpoint on the service")
         options = ["--episodes", str(episodes), "--seed", str(seed or 0)]
@@ -89,8 +94,11 @@ def evaluate(
         return
     _refuse({"--n-envs": n_envs}, "is for a policy on this machine")
     wish = {"n_episodes": episodes, "seed": seed, "deterministic": not stochastic, "checkpoint": checkpoint}
+    from ppo_client.evaluations import budget
+
+    limits = {"max_episode_steps": max_episode_steps, "budget": budget(max_wall_seconds)}
     with open_client() as client:
-        handle = _requested(client, target, {**wish, "max_episode_steps": max_episode_steps})
+        handle = _requested(client, target, {**wish, **limits})
         if not detach:
             if not as_json:
                 click.echo(f"{handle.id} is queued.", err=True)
@@ -133,7 +141,8 @@ def outcome_in_words(evaluation: "Evaluation") -> str:
         return f"{evaluation.id} {evaluation.status.value}{why}"
     mean = f"mean return {_with_interval(result.mean_reward, result.ci95)}"
     iqm = f"interquartile mean {_with_interval(result.iqm_reward, result.iqm_ci95)}"
-    return f"{evaluation.env_id}: {mean}, {iqm} over {result.n_episodes} episodes"
+    words = f"{evaluation.env_id}: {mean}, {iqm} over {result.n_episodes} episodes"
+    return words + (f"; {result.n_cut} of them had no end and were cut" if result.n_cut else "")
 
 
 def _with_interval(value: float, interval: tuple[float, float] | None) -> str:

@@ -48,6 +48,7 @@ SYMPTOMS = [
     ("reward_never_varies", {"rollout/ep_rew_mean": 10.0}),
     ("actions_saturated", {"rollout/saturated_actions": 0.96}),
     ("value_loss_dominates", {"train/value_loss": 1e5}),
+    ("episodes_without_end", {"eval/n_cut": 1.0}),
 ]
 BELOW = [
     ("kl_blow_up", {"train/approx_kl": 0.1}),
@@ -57,6 +58,7 @@ BELOW = [
     ("reward_never_varies", {"rollout/ep_rew_mean": 10.001}),
     ("actions_saturated", {"rollout/saturated_actions": 0.95}),
     ("value_loss_dominates", {"train/value_loss": 1e4}),
+    ("episodes_without_end", {"eval/n_cut": 0.0}),
 ]
 OTHER_RETURN = {**HEALTHY, "rollout/ep_rew_mean": 11.0}
 

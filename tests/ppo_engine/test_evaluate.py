@@ -163,6 +163,63 @@ def test_an_episode_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     assert evaluate(fall, endless, n_episodes=2, seeds=np.random.SeedSequence(0)).lengths == (30, 30)
 
 
+def test_episodes_that_only_the_default_cuts_are_counted_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation_module, "MAX_EPISODE_STEPS", 30)
+    endless, seeds = EnvSpec(id="CliffWalking-v1"), np.random.SeedSequence(0)
+    cut = evaluate(fall, endless, n_episodes=3, seeds=seeds)
+    assert cut.n_cut == cut.metrics()["eval/n_cut"] == cut.as_json()["n_cut"] == 3
+    assert joined([cut, cut]).n_cut == 6
+    told = evaluation_module.in_words({"env_id": "CliffWalking-v1", **cut.as_json()})
+    assert told.endswith("3 had no end within 30 steps and were cut there: set env.max_episode_steps")
+    # A limit that somebody set is where episodes are to end.
+    limited = endless.model_copy(update={"max_episode_steps": 30})
+    for whole in (limited, CARTPOLE):
+        evaluation = evaluate(fall, whole, n_episodes=3, seeds=seeds)
+        assert evaluation.n_cut == 0 and "eval/n_cut" not in evaluation.metrics()
+
+
+def test_the_default_cut_leaves_a_policy_that_walks_into_a_wall_within_seconds() -> None:
+    """Ten such episodes were 20,000,000 steps at a cut of a million."""
+    assert evaluation_module.MAX_EPISODE_STEPS * 10 <= 300_000
+
+
+def test_whoever_looks_on_sees_the_steps_of_the_episodes_that_count_and_may_end_it() -> None:
+    seen: list[tuple[int, int]] = []
+    seeds = np.random.SeedSequence(5)
+    whole = evaluate(
+        fall,
+        CARTPOLE,
+        n_episodes=5,
+        seeds=seeds,
+        n_envs=2,
+        meanwhile=lambda playing: seen.append((playing.episodes, playing.timesteps)),
+    )
+    assert seen[0] == (0, 0) and seen == sorted(seen)
+    assert seen[-1][0] == 4 and sum(whole.lengths) - 2 <= seen[-1][1] < sum(whole.lengths)
+
+    class Enough(Exception):
+        pass
+
+    def stop(playing: evaluation_module.Playing) -> None:
+        if playing.episodes:
+            raise Enough
+
+    with pytest.raises(Enough):
+        evaluate(fall, CARTPOLE, n_episodes=5, seeds=seeds, n_envs=2, meanwhile=stop)
+    assert evaluate(fall, CARTPOLE, n_episodes=5, seeds=seeds, n_envs=2) == whole
+
+
+def test_an_interrupted_command_says_so_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation_module, "_evaluate_bundle", interrupt)
+    assert evaluation_module.main([str(tmp_path), "--episodes", "7"]) == 130
+    assert capsys.readouterr().err == "interrupted: the 7 episodes have not all been played\n"
+
+
 def test_an_unknown_environment_is_named() -> None:
     with pytest.raises(UnknownEnvironment, match="Nowhere-v7"):
         evaluate(fall, EnvSpec(id="Nowhere-v7"), n_episodes=1, seeds=np.random.SeedSequence(0))

@@ -1,5 +1,6 @@
 """`python -m ppo_server up|api|worker|sweeper|migrate|keys|doctor`."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -46,6 +47,10 @@ def in_plain_words(command: Callable[P, T]) -> Callable[P, T]:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Run ppo-service."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Of a name that the terminal's encoding has not, what it has is written.
+            stream.reconfigure(errors="replace")
     die_with_parent()
 
 

@@ -20,6 +20,7 @@ from ppo_client.cli.output import (
     print_models,
     print_sheet,
     print_table,
+    printable,
 )
 from ppo_client.cli.session import find_job, json_option, open_client
 from ppo_jobs.states import JobStatus
@@ -137,7 +138,7 @@ def outcome_in_words(evaluation: "Evaluation") -> str:
     """One line, as the engine's own command prints it."""
     result, reason = evaluation.result, evaluation.status_reason
     if result is None:
-        why = f": {headline(reason.message)}" if reason else ""
+        why = f": {printable(headline(reason.message))}" if reason else ""
         return f"{evaluation.id} {evaluation.status.value}{why}"
     mean = f"mean return {_with_interval(result.mean_reward, result.ci95)}"
     iqm = f"interquartile mean {_with_interval(result.iqm_reward, result.iqm_ci95)}"

@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ppo_client.cli.output import Column, ago, count, decimal, duration, percent, print_model, print_models, print_table
+from ppo_client.cli.output import (
+    Column,
+    ago,
+    count,
+    decimal,
+    duration,
+    percent,
+    print_model,
+    print_models,
+    print_table,
+    printable,
+)
 from ppo_client.cli.session import find_job, job_argument, json_option, open_client
 from ppo_jobs.states import TERMINAL, JobStatus
 
@@ -106,7 +117,7 @@ def cancel(*, job_ids: tuple[str, ...], group: str | None, as_json: bool) -> Non
         state = "is cancelled" if job.status == JobStatus.CANCELLED else "will stop after its present iteration"
         click.echo(f"{job.id} {state}.")
     if not cancelled:
-        click.echo(f"No job of group {group} is open.", err=True)
+        click.echo(f"No job of group {printable(group or '')} is open.", err=True)
 
 
 @click.command()

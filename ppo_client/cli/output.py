@@ -1,8 +1,11 @@
 """What is printed: JSON for programs; words, numbers and tables for people."""
 
+import codecs
+import io
 import json
 import shutil
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +16,13 @@ import click
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+DIRECTIONS = frozenset({"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"})
+"""Unicode's characters U+202A to U+202E and U+2066 to U+2069, which turn the direction of what follows."""
+MARKS = frozenset("\u061c\u200e\u200f\u2028\u2029")
+"""Marks of direction, and the separators of lines and paragraphs."""
+NEAREST = "ppo.nearest"
+PLAIN = {"–": "-", "…": "...", "�": "?"}
+"""How the characters of our own texts are written in an encoding without them."""
 STATUS_COLOURS = {
     "queued": "yellow",
     "running": "cyan",
@@ -111,8 +121,32 @@ def terminal_width() -> int:
 
 
 def printable(text: str) -> str:
-    """The text without control characters: names and logs are others' words and must not command the terminal."""
-    return "".join(character if character >= " " and not "\x7f" <= character <= "\x9f" else "�" for character in text)
+    """The text without control characters: names and logs are others' words and must not command the terminal.
+
+    Those that end a line or turn the direction of writing are escaped: a name with them would show as another.
+    """
+    return "".join(map(_harmless, text))
+
+
+def _harmless(character: str) -> str:
+    if unicodedata.category(character) == "Cc":
+        return "�"
+    is_unseen = unicodedata.bidirectional(character) in DIRECTIONS or character in MARKS
+    return f"\\u{ord(character):04x}" if is_unseen else character
+
+
+def write_in_any_encoding() -> None:
+    """Have stdout and stderr write what they can of a text that their encoding has not, instead of failing."""
+    codecs.register_error(NEAREST, _nearest)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=NEAREST)
+
+
+def _nearest(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
 
 
 def sentence(text: str) -> str:

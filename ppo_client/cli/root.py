@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ppo_client.cli.output import printable, sentence
+from ppo_client.cli.output import printable, sentence, write_in_any_encoding
 from ppo_client.cli.session import Session
 from ppo_client.errors import (
     ClientError,
@@ -178,4 +178,5 @@ def in_words(error: ClientError) -> str:
 
 def main() -> None:
     """Run the command that the process was started with."""
+    write_in_any_encoding()
     ppo(prog_name="ppo")

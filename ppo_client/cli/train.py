@@ -10,7 +10,17 @@ from uuid import uuid4
 import click
 
 from ppo_client.cli.files import chosen_checkpoint, fetch
-from ppo_client.cli.output import Column, count, decimal, duration, print_json, print_model, print_models, print_table
+from ppo_client.cli.output import (
+    Column,
+    count,
+    decimal,
+    duration,
+    print_json,
+    print_model,
+    print_models,
+    print_table,
+    printable,
+)
 from ppo_client.cli.session import json_option, open_client
 from ppo_client.cli.watch import exit_code_of, result_in_words, watch_jobs
 from ppo_jobs.states import JobStatus
@@ -20,6 +30,8 @@ if TYPE_CHECKING:
     from ppo_client.jobs import JobHandle
     from ppo_jobs.schemas import Job
 
+LONGEST_GROUP, LONGEST_NAME = 100, 200
+"""Characters, as the spec takes them."""
 _SUMMARY_COLUMNS = (
     Column("SEED", "right"),
     Column("JOB"),
@@ -134,11 +146,17 @@ def _per_seed(document: dict[str, object], seeds: int) -> list[dict[str, object]
 
     spec = training_spec(document)
     first = spec.seed or 0
-    group = spec.group or f"{spec.name or spec.env.id}-{uuid4().hex[:6]}"[:100]
+    group = spec.group or _with_suffix(spec.name or spec.env.id, f"-{uuid4().hex[:6]}", longest=LONGEST_GROUP)
     stem = f"{spec.name}-" if spec.name else ""
     return [
-        {**document, "seed": seed, "group": group, "name": f"{stem}seed-{seed}"} for seed in range(first, first + seeds)
+        {**document, "seed": seed, "group": group, "name": _with_suffix(stem, f"seed-{seed}", longest=LONGEST_NAME)}
+        for seed in range(first, first + seeds)
     ]
+
+
+def _with_suffix(stem: str, suffix: str, *, longest: int) -> str:
+    """The suffix is what tells one from another: where both do not fit, the stem is cut."""
+    return stem[: longest - len(suffix)] + suffix
 
 
 def _print_submitted(handles: "Sequence[JobHandle]", *, as_json: bool) -> None:
@@ -148,13 +166,13 @@ def _print_submitted(handles: "Sequence[JobHandle]", *, as_json: bool) -> None:
         return
     for job in jobs:
         click.echo(job.id)
-    target = jobs[0].id if len(jobs) == 1 else f"--group {jobs[0].group}"
+    target = jobs[0].id if len(jobs) == 1 else f"--group {printable(jobs[0].group or '')}"
     click.echo(f"Look on: ppo watch {target}", err=True)
 
 
 def _announce(handles: "Sequence[JobHandle]") -> None:
     first = handles[0].data
-    click.echo(first.id if len(handles) == 1 else f"{len(handles)} jobs of group {first.group}")
+    click.echo(first.id if len(handles) == 1 else f"{len(handles)} jobs of group {printable(first.group or '')}")
 
 
 def _download(handles: "Sequence[JobHandle]", directory: Path, *, is_silent: bool) -> dict[str, Path]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ppo_engine.manifest_model import ManifestModel
-from ppo_engine.squashing import squashed
+from ppo_engine.squashing import squashed, within_float32
 
 Actions: TypeAlias = NDArray[np.float32] | NDArray[np.int64]
 """One row per observation: float32 [n, A] for Box, which only a squashing policy keeps within the bounds; int64
@@ -142,18 +142,21 @@ def environment_actions(rows: Actions, space: ActionManifest) -> Any:
     if space.kind == "box":
         low, high = bounds(space)
         numbers = np.rint(rows) if is_integer(space) else rows
-        return np.clip(numbers, low, high).reshape(-1, *space.shape).astype(space.dtype)
+        return np.clip(numbers, low, high).reshape(len(rows), *space.shape).astype(space.dtype)
     offsets = np.asarray(space.start or [0], dtype=np.int64)
     return (rows.astype(np.int64) + offsets).reshape(-1, *space.shape).astype(space.dtype)
 
 
 def named_leaves(space: ActionManifest, name: str = "actions") -> Iterator[tuple[str, ActionManifest]]:
-    """The leaves with their places as names: `actions/arm/0`; `actions` for a space that has no parts."""
+    """The leaves with their places as names: `actions/arm/0`; `actions` for a space that has no parts.
+
+    As in a JSON Pointer (RFC 6901), `~` and `/` within a key are `~0` and `~1`: no two leaves have one name.
+    """
     if space.kind not in ("dict", "tuple"):
         yield name, space
         return
     for key, part in zip(space.keys or range(len(space.parts)), space.parts, strict=True):
-        yield from named_leaves(part, f"{name}/{key}")
+        yield from named_leaves(part, f"{name}/{str(key).replace('~', '~0').replace('/', '~1')}")
 
 
 def _likeliest(leaf: ActionManifest, heads: NDArray[np.float32]) -> Actions:
@@ -185,10 +188,10 @@ def _joined(parts: list[Actions]) -> Actions:
 
 
 def bounds(space: ActionManifest) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The bounds of Box, infinite where the manifest has null."""
-    low = np.array([-np.inf if bound is None else bound for bound in space.low], dtype=np.float32)
-    high = np.array([np.inf if bound is None else bound for bound in space.high], dtype=np.float32)
-    return low, high
+    """The bounds of Box, infinite where there are none; what is between them is in the Box, whatever its type."""
+    low = np.array([-np.inf if bound is None else bound for bound in space.low], dtype=np.float64)
+    high = np.array([np.inf if bound is None else bound for bound in space.high], dtype=np.float64)
+    return within_float32(low, high)
 
 
 def is_integer(space: ActionManifest) -> bool:

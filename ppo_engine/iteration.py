@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from ppo_engine.adam import Adam
 from ppo_engine.envs.spaces import ActionSpace, Rows
 from ppo_engine.experience import Experience
-from ppo_engine.metrics import saturated_share
+from ppo_engine.metrics import saturation_metrics
 from ppo_engine.random import generator_state, restored_generator
 from ppo_engine.schedules import Coefficients
 from ppo_engine.statistics import Statistics
@@ -82,7 +82,7 @@ class HostBackend(Generic[R]):
         self.statistics.after_learning(rollout)
         metrics |= self.statistics.episodes.metrics()
         if self.clipped_space is not None:
-            metrics["rollout/saturated_actions"] = saturated_share(rollout.actions, self.clipped_space)
+            metrics |= saturation_metrics(rollout.actions, self.clipped_space)
         return int(np.count_nonzero(rollout.valid)), metrics
 
     def random_state(self) -> dict[str, dict[str, JsonValue]]:

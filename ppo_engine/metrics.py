@@ -129,13 +129,14 @@ class MetricsWindow:
         self._gathered = state.model_copy(deep=True)
 
 
-def saturated_share(actions: Tensor | NDArray[Any], space: ActionSpace) -> float:
-    """The share of action components [T, N, A] that lie at or beyond the bounds of their Boxes."""
+def saturation_metrics(actions: Tensor | NDArray[Any], space: ActionSpace) -> dict[str, float]:
+    """The share of action components [T, N, A] that lie at or beyond the bounds of their Boxes; none without any."""
     actions = actions.cpu().numpy() if isinstance(actions, Tensor) else actions
     parts = np.split(actions, np.cumsum([leaf.columns for leaf in space.leaves])[:-1], axis=-1)
     boxes = [(own, leaf) for own, leaf in zip(parts, space.leaves, strict=True) if leaf.kind == "box"]
     beyond = [(own <= box.low) | (own >= box.high) for own, box in boxes]
-    return float(np.mean(np.concatenate(beyond, axis=-1)))
+    components = np.concatenate(beyond, axis=-1)
+    return {"rollout/saturated_actions": float(np.mean(components))} if components.size else {}
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ of the same observations. Observations take in a rollout after its update; rewar
 rollout matters, before their advantages are estimated, and so do returns.
 """
 
+import math
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppo_engine.envs.spaces import Rows
+from ppo_engine.errors import TrainingDiverged
 from ppo_engine.fused.episodes import discounted_returns
 
 EPSILON = 1e-8
@@ -45,7 +47,8 @@ class RunningMoments:
 
     def spread(self) -> float:
         """What to divide the first feature by: its deviation, or its root mean square where all were alike, or 1."""
-        variance, square = float(self.variance[0]), float(self.mean[0]) ** 2
+        with np.errstate(over="ignore"):
+            variance, square = float(self.variance[0]), float(np.square(self.mean[0]))
         if self.count == 0 or variance + square == 0.0:
             return 1.0
         return float(np.sqrt(variance if variance > EPSILON * square else variance + square))
@@ -129,9 +132,16 @@ class RewardNormalizer:
         return self.moments.spread()
 
     def update(self, rewards: NDArray[np.float64], done: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
-        """Takes in one rollout, [T, N] each; rows that are not `valid` leave the returns as they are."""
-        returns = discounted_returns(rewards, done, valid, self.returns, self.gamma)
-        self.moments.update(returns.reshape(-1, 1))
+        """Takes in one rollout, [T, N] each; rows that are not `valid` leave the returns as they are.
+
+        Raises: TrainingDiverged where the returns are too large to have a variance.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            returns = discounted_returns(rewards, done, valid, self.returns, self.gamma)
+            self.moments.update(returns.reshape(-1, 1))
+        if not math.isfinite(self.scale):
+            largest = np.abs(rewards).max()
+            raise TrainingDiverged(f"a reward of {largest:.3g} is too large: the variance of returns is not finite")
 
     def normalize(self, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.clip(rewards / self.scale, -self.clip, self.clip)

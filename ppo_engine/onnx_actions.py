@@ -56,6 +56,9 @@ def _leaf_nodes(
 ) -> None:
     """Nodes for a space without parts; `names` are those of its actions, its heads and its masks."""
     actions, heads, masks = names
+    if not space.columns:
+        _empty_nodes(graph, space, names, prefix)
+        return
     shape = graph.constant(f"{prefix}action_shape", np.array([-1, *space.shape], dtype=np.int64))
     if masks:
         heads = _masking_nodes(graph, space, heads, masks, prefix)
@@ -72,6 +75,14 @@ def _leaf_nodes(
     else:
         rows = _choice_nodes(graph, space, heads, prefix)
     graph.node("Reshape", [rows, shape], actions)
+
+
+def _empty_nodes(graph: Graph, space: ActionManifest, names: tuple[str, str, str], prefix: str) -> None:
+    """Arrays of no numbers, which Reshape cannot make of others: to it, 0 is another dimension's size."""
+    actions, heads, _ = names
+    rows = graph.node("Shape", [heads], f"{prefix}rows", end=1)
+    own = graph.constant(f"{prefix}action_shape", np.array(space.shape, dtype=np.int64))
+    graph.node("ConstantOfShape", [graph.node("Concat", [rows, own], f"{prefix}empty", axis=0)], actions)
 
 
 def _masking_nodes(graph: Graph, space: ActionManifest, heads: str, masks: str, prefix: str) -> str:

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from ppo_engine.envs.spaces import flat_size
 
 SLACK = 0.1
+ROUNDING = 1e-6
+"""Of a bound, or of 1 where that is more: how far a number of float32 may be from what it was before. What lies at the
+bound of a narrow interval is valid, whatever type it was computed in."""
 Limits: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 """The least and the greatest number of each feature [D]."""
 
@@ -46,9 +49,16 @@ def _narrow(space: spaces.Space[Any], low: NDArray[np.float64], high: NDArray[np
 def _widened(space: spaces.Box) -> Limits:
     low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
     if np.dtype(space.dtype).kind in "biu":
-        return low, high
+        return _outwards(low, high)
     with np.errstate(invalid="ignore", over="ignore"):
         width = high - low
         # Where one side is open, what the other one counts in.
         width = np.where(np.isfinite(width), width, np.maximum(1.0, np.minimum(np.abs(low), np.abs(high))))
-        return low - SLACK * width, high + SLACK * width
+        below, above = (np.maximum(SLACK * width, ROUNDING * np.maximum(1.0, np.abs(bound))) for bound in (low, high))
+        return _outwards(low - below, high + above)
+
+
+def _outwards(low: NDArray[np.float64], high: NDArray[np.float64]) -> Limits:
+    """No narrower than the bounds as the rows of observations hold them, in float32."""
+    with np.errstate(over="ignore"):
+        return np.minimum(low, low.astype(np.float32)), np.maximum(high, high.astype(np.float32))

@@ -68,8 +68,8 @@ def _require_within(observations: Rows, limits: Limits, place: Callable[[int], E
     if not outside.any():
         return
     index, feature = np.argwhere(outside)[0].tolist()
-    value, bound = observations[index, feature], f"from {low[feature]:g} to {high[feature]:g}"
-    fault = f"observation is {value:g} at flat index {feature}, outside its space, whose numbers are taken {bound}"
+    value, bound = observations[index, feature], f"from {low[feature]:.9g} to {high[feature]:.9g}"
+    fault = f"observation is {value:.9g} at flat index {feature}, outside its space, whose numbers are taken {bound}"
     raise InvalidObservation(fault, place(index))
 
 

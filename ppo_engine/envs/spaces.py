@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ppo_engine.errors import UnsupportedSpace
 from ppo_engine.images import Image, image_of
+from ppo_engine.squashing import within_float32
 
 Observation: TypeAlias = Any
 """What an environment hands out: of whatever type its observation space says."""
@@ -172,6 +173,13 @@ class ActionSpace:
 
 def action_space_of(space: spaces.Space[Any]) -> ActionSpace:
     """The engine's view of an action space. Raises UnsupportedSpace."""
+    made = _action_space_of(space)
+    if not made.outputs:
+        raise UnsupportedSpace("its actions hold no numbers and no choices")
+    return made
+
+
+def _action_space_of(space: spaces.Space[Any]) -> ActionSpace:
     match space:
         case spaces.Discrete():
             return ActionSpace("discrete", (int(space.n),), (), np.dtype(np.int64), start=_start(space.start))
@@ -183,10 +191,11 @@ def action_space_of(space: spaces.Space[Any]) -> ActionSpace:
             return ActionSpace("multi_binary", bits, space.shape, _dtype(space))
         case spaces.Box():
             size = (int(np.prod(space.shape)),)
-            return ActionSpace("box", size, space.shape, _dtype(space), space.low.ravel(), space.high.ravel())
+            low, high = within_float32(space.low.ravel(), space.high.ravel())
+            return ActionSpace("box", size, space.shape, _dtype(space), low, high)
         case spaces.Dict() | spaces.Tuple() if space.spaces:
             keys, parts = zip(*_parts(space), strict=True)
-            made = tuple(map(action_space_of, parts))
+            made = tuple(map(_action_space_of, parts))
             if isinstance(space, spaces.Tuple):
                 return ActionSpace("tuple", (), (), np.dtype(np.float32), parts=made)
             if not all(isinstance(key, str) for key in keys):

@@ -7,6 +7,9 @@ from pydantic import JsonValue
 
 from ppo_engine.spec import EnvironmentDescription, SpecFault, TrainingSpec
 
+LARGEST = (2 - 2**-23) * 2.0**127
+"""The largest number of float32."""
+
 
 def noise_faults(spec: TrainingSpec) -> list[SpecFault]:
     """What is wrong with the noise of continuous actions, whatever the environment."""
@@ -72,4 +75,7 @@ def _has_bounds(action_space: Mapping[str, JsonValue]) -> bool:
 
 
 def _is_finite(bound: JsonValue) -> bool:
-    return all(map(_is_finite, bound)) if isinstance(bound, list) else bound is not None
+    """Whether every number is one that float32 can hold, in which policies compute."""
+    if isinstance(bound, list):
+        return all(map(_is_finite, bound))
+    return isinstance(bound, int | float) and abs(bound) <= LARGEST

@@ -46,7 +46,7 @@ def interrupted(place: Workplace, spec: dict[str, Any], how: Callable[[str], Non
 
 
 def test_a_draining_worker_gives_a_job_back_while_it_evaluates_and_nothing_is_lost(place: Workplace) -> None:
-    spec = evaluated("test/Slow-v0", 16, kwargs={"seconds_per_step": 0.003})
+    spec = evaluated("test/Slow-v0", 16, kwargs={"seconds_per_step": 0.01})
     undisturbed = place.run(spec)
     job = interrupted(place, spec, lambda _: place.draining.set())
     place.draining.clear()

@@ -10,6 +10,7 @@ Well-behaved (two observation numbers, two actions, episodes of 20 steps, unless
     test/Ramp-v0                  observation t, reward t, truncated after 10 steps: V differs from state to state
     test/ManyFeatures-v0          the walk with `features=1000` observation numbers
 Spaces
+    test/Edge-v0                  what a test in its process sets as attributes of the class: `look`, spaces, `reward`
     test/DictObservation-v0       a Dict of Box, Discrete and a Tuple of MultiBinary and MultiDiscrete
     test/TupleObservation-v0      a Tuple of Discrete (from 3) and a 2 x 2 Box
     test/MultiDiscreteAction-v0   MultiDiscrete [3, 2]            test/MatrixAction-v0    MultiDiscrete [[2, 3], [4, 2]]

@@ -21,6 +21,7 @@ ENVIRONMENTS = {
     "pictures:ProbeImageDict": None,
     "memory:CartPolePositions": 500,
     "memory:TMaze": 60,
+    "edges:Edge": 20,
     "space_kinds:DictObservation": 20,
     "space_kinds:TupleObservation": 20,
     "space_kinds:MultiDiscreteAction": 20,

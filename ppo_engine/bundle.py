@@ -84,8 +84,9 @@ class PolicyManifest(ManifestModel):
 
     later = frozenset({"images", "observation_dtype", "memory", "log_std_layer", "use_sde", "action_masks"})
 
-    format: Literal[1, 2] = 1
-    """2 where `images`, a `memory`, a `norm` or another activation than tanh and relu is there: format 1 knows none."""
+    format: Literal[1, 2, 3] = 1
+    """2 where `images`, a `memory`, a `norm` or another activation than tanh and relu is there: format 1 knows none. 3
+    where `action_masks` is an input of policy.onnx that must be given; before, it had a default."""
     env: EnvironmentManifest
     spec_sha256: str
     observation_size: int

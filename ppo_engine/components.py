@@ -118,7 +118,7 @@ class Components:
         has_bytes_alone = self.environment.encoder.dtype == np.uint8
         statistics = normalizer and {"epsilon": normalizer.epsilon, "clip": normalizer.clip}
         return PolicyManifest(
-            format=1 if is_first_format else 2,
+            format=3 if self.policy.distribution.masks else 1 if is_first_format else 2,
             env=environment_manifest(spec),
             spec_sha256=spec_sha256(spec),
             observation_size=self.policy.observation_size,

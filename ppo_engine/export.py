@@ -204,7 +204,7 @@ def onnx_model(policy: LoadedPolicy) -> onnx.ModelProto:
     """`observations` [n, D] → `actions` as the environment takes them, and `heads` (logits or means).
 
     Observations are of float32 or of bytes, as the manifest says. A policy that was trained with action masks also
-    takes `action_masks` bool [n, masks]; all is valid by default. For Dict and Tuple each part is an output of its own:
+    takes `action_masks` bool [n, masks], all true where all is valid. For Dict and Tuple each part is an output:
     `actions/move`, `actions/arm/0`.
     A policy with memory takes `state` [n, M] as well, zero where an episode starts, and gives `next_state` [n, M].
     """

@@ -11,11 +11,13 @@ from ppo_engine.squashing import centre_and_reach
 
 
 def mask_inputs(manifest: PolicyManifest) -> list[onnx.ValueInfoProto]:
-    """The second input of a policy that was trained with action masks."""
+    """The second input of a policy that was trained with action masks.
+
+    It has no default: there are runtimes that drop inputs which have one.
+    """
     if not manifest.action_masks:
         return []
-    # Rows of their own, since the one row of the default is broadcast.
-    return [helper.make_tensor_value_info("action_masks", TensorProto.BOOL, ["masked", manifest.action_masks])]
+    return [helper.make_tensor_value_info("action_masks", TensorProto.BOOL, ["n", manifest.action_masks])]
 
 
 def action_outputs(space: ActionManifest) -> list[onnx.ValueInfoProto]:
@@ -31,9 +33,7 @@ def action_outputs(space: ActionManifest) -> list[onnx.ValueInfoProto]:
 def action_nodes(graph: Graph, manifest: PolicyManifest) -> None:
     """From `heads`, and `action_masks` if there are any, to the outputs of actions."""
     space = manifest.action_space
-    masks = ""
-    if manifest.action_masks:
-        masks = graph.constant("action_masks", np.ones((1, manifest.action_masks), dtype=np.bool_))
+    masks = "action_masks" if manifest.action_masks else ""
     if space.kind not in ("dict", "tuple"):
         _leaf_nodes(graph, manifest, space, ("actions", "heads", masks), prefix="")
         return

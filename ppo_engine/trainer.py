@@ -10,8 +10,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
+from safetensors.numpy import load
 
 from ppo_engine import checkpoint as checkpoints
+from ppo_engine.bundle import LoadedPolicy, PolicyManifest
+from ppo_engine.bundles.vectors import telling_inputs
 from ppo_engine.checkpoint import CheckpointManifest
 from ppo_engine.components import Components, build, observation_space_of
 from ppo_engine.diagnosis import Finding
@@ -39,13 +42,6 @@ from ppo_engine.state import (
     write_state,
 )
 from ppo_engine.threads import limit_threads
-
-VECTORS = 16
-"""Observations of the test vectors in a checkpoint, at most."""
-VECTOR_STEPS = 4
-"""Consecutive steps of the test vectors of a policy with memory."""
-VECTOR_NUMBERS = 2**16
-"""Numbers of all of them, at most where there is more than one: images are long as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +138,10 @@ class Trainer:
     def save(self, directory: Path) -> CheckpointManifest:
         """Writes a checkpoint; until its manifest is there, last of all, the directory is none."""
         checkpoints.begin(directory)
-        (directory / checkpoints.POLICY).write_bytes(self._components.policy_bytes())
-        observations = self._components.backend.collector.last_observations
-        observations = observations[: max(1, min(VECTORS, VECTOR_NUMBERS // observations.shape[1]))]
-        masks = self._components.action_masks()
-        masks = None if masks is None else masks[: len(observations)].copy()
+        weights = self._components.policy_bytes()
+        (directory / checkpoints.POLICY).write_bytes(weights)
         manifest = self._components.policy_manifest(self.spec, self._observation_space)
-        write_bundle(directory, manifest, examples=self._examples(observations, masks))
+        write_bundle(directory, manifest, examples=self._examples(manifest, weights))
         write_state(directory, self.state())
         resume = self._components.environment.foreseen
         return checkpoints.seal(
@@ -178,17 +171,12 @@ class Trainer:
         """What gives the likeliest action rows in environments of its own, as `evaluate` takes it."""
         return self._components.acting()
 
-    def _examples(self, observations: Rows, masks: NDArray[np.bool_] | None) -> list[Example]:
-        """Observations [n, D] with the likeliest actions: one step, or a few of a policy with memory."""
-        if self.spec.policy.memory == "none":
-            return [Example(observations, self.act(observations, masks), masks)]
-        act = self._components.remembering()
-        examples = []
-        for step in range(VECTOR_STEPS):
-            rows = np.roll(observations, step, axis=0)
-            valid = None if masks is None else np.roll(masks, step, axis=0)
-            examples.append(Example(rows, act(rows, valid), valid))
-        return examples
+    def _examples(self, manifest: PolicyManifest, weights: bytes) -> list[Example]:
+        """What becomes the test vectors: inputs that tell, with the likeliest actions."""
+        observations, masks = self._components.backend.collector.last_observations, self._components.action_masks()
+        inputs = telling_inputs(LoadedPolicy(manifest, load(weights)), observations, masks)
+        act = self.acting()
+        return [Example(rows, act(rows, valid), valid) for rows, valid in inputs]
 
     def policy_hash(self) -> str:
         """The sha256 of `policy.safetensors` as `save` would write it."""

@@ -271,6 +271,7 @@ def test_a_masked_policy_acts_the_same_in_the_trainer_in_numpy_and_in_onnx(env_i
     session = onnxruntime.InferenceSession(tmp_path / "checkpoint" / "policy.onnx", providers=["CPUExecutionProvider"])
     draw, sizes = np.random.default_rng(0), policy.manifest.action_space.sizes
     random = np.concatenate([np.eye(size, dtype=bool)[draw.integers(size, size=4)] for size in sizes], axis=1)
+    random = random[np.arange(len(observations)) % 4]
     for masks in (stored, random, np.ones_like(random)):
         rows = policy.act(observations, masks)
         (actions,) = session.run(["actions"], {"observations": observations, "action_masks": masks})
@@ -278,12 +279,17 @@ def test_a_masked_policy_acts_the_same_in_the_trainer_in_numpy_and_in_onnx(env_i
         assert (rows == trainer.act(observations, masks)).all()
         drawn = policy.act(observations, masks, deterministic=False, generator=draw)
         for head, part in enumerate(np.split(masks, np.cumsum(sizes)[:-1], axis=1)):
-            assert part[np.arange(4), rows[:, head]].all() and part[np.arange(4), drawn[:, head]].all()
+            assert part[np.arange(len(rows)), rows[:, head]].all()
+            assert part[np.arange(len(rows)), drawn[:, head]].all()
     np.testing.assert_array_equal(
         environment_actions(policy.act(observations, stored), policy.manifest.action_space), vectors["actions"]
     )
-    (unmasked,) = session.run(["actions"], {"observations": observations})
-    assert (unmasked == environment_actions(policy.act(observations), policy.manifest.action_space)).all()
+    assert (policy.manifest.format, policy.manifest.action_masks) == (3, masks.shape[1])
+    # Runtimes drop inputs with a default: it has none.
+    assert [given.name for given in session.get_inputs()] == ["observations", "action_masks"]
+    assert not session.get_overridable_initializers()
+    with pytest.raises(ValueError, match="action_masks"):
+        session.run(["actions"], {"observations": observations})
 
 
 def test_the_command_line_evaluates_a_masked_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -252,7 +252,7 @@ def test_a_truncated_bundle_says_that_it_is_damaged(tmp_path: Path) -> None:
 
 def test_a_bundle_of_a_later_format_is_refused(tmp_path: Path) -> None:
     manifest, _ = write_policy(tmp_path, SPACES["box"])
-    (tmp_path / "policy.json").write_text(manifest.model_dump_json().replace('"format":1', '"format":3'))
+    (tmp_path / "policy.json").write_text(manifest.model_dump_json().replace('"format":1', '"format":4'))
     with pytest.raises(ValueError, match="format"):
         load_policy(tmp_path)
 

@@ -54,7 +54,7 @@ def test_a_trained_policy_acts_the_same_in_the_trainer_in_numpy_and_in_onnx(
     vectors = json.loads((tmp_path / "checkpoint" / "vectors.json").read_text())
     session = onnxruntime.InferenceSession(tmp_path / "checkpoint" / "policy.onnx", providers=["CPUExecutionProvider"])
     assert len(vectors["steps"]) == 4
-    state = np.zeros((4, policy.state_size), np.float32)
+    state = np.zeros((len(vectors["steps"][0]["observations"]), policy.state_size), np.float32)
     heads_seen = []
     for step in vectors["steps"]:
         observations = np.array(step["observations"], dtype=policy.manifest.observation_dtype)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, JsonValue
 from sqlalchemy.orm import Session
 
-from ppo_jobs.artifacts import ArtifactStore
+from ppo_jobs.artifacts import ArtifactStore, artifact_key
 from ppo_jobs.database import Database
 from ppo_jobs.errors import DatabaseUnavailable
 from ppo_jobs.ids import new_checkpoint_id
@@ -129,7 +129,7 @@ class Ledger:
         directory = self._run.checkpoints / record.directory
         manifest = Manifest.model_validate_json((directory / "manifest.json").read_bytes())
         id_ = new_checkpoint_id()
-        key = f"{self._claim.job_id}/{self._claim.attempt}/{id_}"
+        key = artifact_key(self._claim.job_id, self._claim.attempt, id_)
         self._artifacts.put(key, directory)
         return Stored(id_, key, manifest, record)
 

@@ -41,7 +41,7 @@ from ppo_engine.state import (
     restore,
     write_state,
 )
-from ppo_engine.threads import limit_threads
+from ppo_engine.threads import blas_kernels, limit_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +202,7 @@ class Trainer:
         self.runtime: dict[str, JsonValue] = {
             **self._fingerprint,
             "backend_reason": reason,
+            "blas": blas_kernels(),
             "vectorization": environment.vectorization,
             "vectorization_reason": environment.vectorization_reason,
         }

@@ -58,11 +58,22 @@ def compile_missing(code: Path) -> bool:
     """Whether all machine code is in `code` now, compiled by this process where it was not there."""
     if not is_compiled(code):
         began = time.monotonic()
+        compile_halves()
         if not (load_compiled() and all_kept()):
             return False
         mark_of(code).touch()
         logger.info("the engine was compiled in %.1f s", time.monotonic() - began)
     return True
+
+
+def compile_halves() -> None:
+    """Compile most of it on two cores. What fails here, or is left, `load_compiled` does alone."""
+    other = subprocess.Popen([sys.executable, "-P", "-m", WARM_MODULE], stdin=subprocess.DEVNULL)
+    try:
+        importlib.import_module(WARM_MODULE).warm_collecting()
+    except Exception:  # As in `load_compiled`, which will tell.
+        logger.debug("one half could not be compiled", exc_info=True)
+    other.wait()
 
 
 def compile_apart() -> None:

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppo_engine.compiled import compiled, compiled_fast
+from ppo_engine.compiled import compiled, compiled_fast, inlined, part
 from ppo_engine.envs.batched import BatchedKernel, step_all
 from ppo_engine.envs.vector import VectorEnvironment
 from ppo_engine.fused.heads import Head, environment_rows, forbid, sample
-from ppo_engine.fused.network import Activations, Floats, Masks, Network, forward
+from ppo_engine.fused.network import Activations, Floats, Masks, Network, copy, forward
 from ppo_engine.normalization import ObservationNormalizer
 from ppo_engine.policy import Policy
 
@@ -126,56 +126,52 @@ def collect_batched(actor: Actor, alone: Actor, kernel: BatchedKernel, buffers: 
     conclude(actor, buffers)
 
 
-@compiled_fast
+@inlined
 def act(actor: Actor, buffers: Buffers, t: int) -> None:
     """From the raw observations of step t, its actions, outputs and values, and the rows that the environment takes."""
     see(actor.normalization, buffers.raw[t], buffers.seen[t])
     forward(actor.network, buffers.seen[t], actor.activations)
-    buffers.outputs[t] = actor.activations.outputs
+    copy(actor.activations.outputs, buffers.outputs[t])
     forbid(actor.head, buffers.masks[t], buffers.outputs[t])
-    buffers.values[t] = actor.activations.values[:, 0]
+    for env in range(buffers.values.shape[1]):
+        buffers.values[t, env] = actor.activations.values[env, 0]
     sample(actor.head, buffers.outputs[t], actor.log_std, buffers.noise[t], buffers.actions[t])
     environment_rows(actor.head, buffers.actions[t], buffers.rows)
-    buffers.choices[:] = buffers.rows
+    for env in range(buffers.rows.shape[0]):
+        for column in range(buffers.rows.shape[1]):
+            buffers.choices[env, column] = np.int64(buffers.rows[env, column])
 
 
-@compiled_fast
+@inlined
 def bootstrap(alone: Actor, buffers: Buffers, t: int, final_observations: Floats) -> None:
     """The values of the observations at which step t cut episodes off; `alone` acts for one environment."""
     for env in range(len(final_observations)):
         if buffers.truncated[t, env] and not buffers.terminated[t, env]:
-            seen = np.empty_like(final_observations[env : env + 1])
-            buffers.next_values[t, env] = value_of(alone, final_observations[env : env + 1], seen)
-            buffers.final_observations[t, env] = seen[0]
+            seen = buffers.final_observations[t, env : env + 1]
+            see(alone.normalization, final_observations[env : env + 1], seen)
+            forward(alone.network, seen, alone.activations)
+            buffers.next_values[t, env] = alone.activations.values[0, 0]
 
 
-@compiled_fast
-def value_of(alone: Actor, raw: Floats, seen: Floats) -> np.float32:
-    """The value of one raw observation [1, D]; writes it as it was seen."""
-    see(alone.normalization, raw, seen)
-    forward(alone.network, seen, alone.activations)
-    value: np.float32 = alone.activations.values[0, 0]
-    return value
-
-
-@compiled_fast
+@inlined
 def conclude(actor: Actor, buffers: Buffers) -> None:
     """The values of the last observations, and every next value but those that `bootstrap` wrote."""
     steps, n_envs = buffers.rewards.shape
     see(actor.normalization, buffers.raw[steps], buffers.seen[steps])
     forward(actor.network, buffers.seen[steps], actor.activations)
-    buffers.values[steps] = actor.activations.values[:, 0]
+    for env in range(n_envs):
+        buffers.values[steps, env] = actor.activations.values[env, 0]
     for t in range(steps):
         for env in range(n_envs):
             if buffers.terminated[t, env] or not buffers.truncated[t, env]:
                 buffers.next_values[t, env] = buffers.values[t + 1, env]
 
 
-@compiled
+@part
 def see(normalization: Normalization, raw: Floats, seen: Floats) -> None:
     """Writes raw observations [B, D] as the policy is to see them."""
     if len(normalization.mean) == 0:
-        seen[:] = raw
+        copy(raw, seen)
         return
     for row in range(raw.shape[0]):
         for feature in range(raw.shape[1]):

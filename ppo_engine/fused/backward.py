@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ppo_engine.compiled import compiled_fast
+from ppo_engine.compiled import inlined, part_fast
 from ppo_engine.fused.network import Activations, Floats, Network, Table
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -35,7 +35,7 @@ def backward_for(network: Network, rows: int) -> Backward:
     )
 
 
-@compiled_fast
+@part_fast
 def backward(
     network: Network, observations: Floats, activations: Activations, gradient: Backward, parameter_gradients: Floats
 ) -> None:
@@ -47,7 +47,9 @@ def backward(
         _linear_gradients(network.heads[1], observations, gradient.values, gradient.weights, parameter_gradients)
         return
     units = network.heads[0, 2]
-    trunk_size = rows * network.hidden[0, :, 3].sum()
+    trunk_size = 0
+    for number in range(depth):
+        trunk_size += rows * network.hidden[0, number, 3]
     for trunk in range(trunks):
         end = (trunk + 1) * trunk_size
         features = activations.hidden[end - rows * units : end].reshape(rows, units)
@@ -58,7 +60,9 @@ def backward(
         if trunks == 1:
             other = gradient.features[1][: rows * units].reshape(rows, units)
             np.dot(gradient.values, _weights(network, network.heads[1]), other)
-            delta += other
+            for row in range(rows):
+                for unit in range(units):
+                    delta[row, unit] += other[row, unit]
         elif trunk == 1:
             np.dot(gradient.values, _weights(network, network.heads[1]), delta)
         if trunk == trunks - 1:
@@ -68,7 +72,7 @@ def backward(
         )
 
 
-@compiled_fast
+@inlined
 def _trunk_gradients(
     network: Network, trunk: int, observations: Floats, hidden: Floats, gradient: Backward, parameter_gradients: Floats
 ) -> None:
@@ -91,7 +95,7 @@ def _trunk_gradients(
         end = start
 
 
-@compiled_fast
+@part_fast
 def _linear_gradients(
     layer: Table, features: Floats, delta: Floats, scratch: Floats, parameter_gradients: Floats
 ) -> None:
@@ -108,7 +112,7 @@ def _linear_gradients(
             biases[unit] += delta[row, unit]
 
 
-@compiled_fast
+@part_fast
 def _through_activation(delta: Floats, features: Floats, relu: bool) -> None:
     """Multiplies `delta` by the activation's slope where it gave `features`."""
     if relu:
@@ -119,7 +123,7 @@ def _through_activation(delta: Floats, features: Floats, relu: bool) -> None:
             delta[i] *= _ONE - features[i] * features[i]
 
 
-@compiled_fast
+@inlined
 def _weights(network: Network, layer: Table) -> Floats:
     """The weights of a layer, [units, inputs]."""
     inputs, units = layer[2], layer[3]

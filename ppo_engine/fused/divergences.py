@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ppo_engine.compiled import compiled_fast
+from ppo_engine.compiled import compiled_fast, inlined, part_fast
 from ppo_engine.fused.functions import exp, sigmoid
 from ppo_engine.fused.heads import BERNOULLI, CATEGORICAL, Head, forbid, largest_of
 from ppo_engine.fused.network import Activations, Floats, Masks, Network, write_head
@@ -28,7 +28,7 @@ class Penalty(NamedTuple):
     """[A] of the policy that acted."""
 
 
-@compiled_fast
+@inlined
 def cost_and_slope(penalty: Penalty, kl: float) -> tuple[float, float]:
     """β times the stiffened KL, and its derivative by the KL."""
     excess = kl - penalty.target if kl > penalty.target else 0.0
@@ -69,7 +69,7 @@ def mean_kl(
     return total / len(observations)
 
 
-@compiled_fast
+@part_fast
 def _categorical_kl(head: Head, old: Floats, new: Floats) -> float:
     """Σ p (log p - log q) over all rows; logits may be shifted."""
     total = 0.0
@@ -90,7 +90,7 @@ def _categorical_kl(head: Head, old: Floats, new: Floats) -> float:
     return total
 
 
-@compiled_fast
+@part_fast
 def _bernoulli_kl(old: Floats, new: Floats) -> float:
     """Σ p (x - y) + log (1 + exp y) - log (1 + exp x) over all rows and bits, for logits x and y; 0 of bound bits."""
     total = 0.0
@@ -102,12 +102,12 @@ def _bernoulli_kl(old: Floats, new: Floats) -> float:
     return total
 
 
-@compiled_fast
+@part_fast
 def _softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-@compiled_fast
+@part_fast
 def _gaussian_kl(old: Floats, old_log_std: Floats, new: Floats, log_std: Floats) -> float:
     """½ Σ (r² - 1 - log r² + z²) over all rows; r is the quotient of the deviations, old over new."""
     total = 0.0
@@ -122,7 +122,7 @@ def _gaussian_kl(old: Floats, old_log_std: Floats, new: Floats, log_std: Floats)
     return total
 
 
-@compiled_fast
+@inlined
 def add_kl_gradients(
     head: Head,
     old: Floats,
@@ -151,7 +151,7 @@ def add_kl_gradients(
         _add_gaussian(old, old_log_std, new, log_std, by_kl, output_gradients, log_std_gradients)
 
 
-@compiled_fast
+@part_fast
 def _add_categorical(head: Head, old: Floats, probabilities: Floats, by_kl: np.float32, result: Floats) -> None:
     """∂ KL / ∂ logit_j = q_j - p_j."""
     for row in range(len(old)):
@@ -166,7 +166,7 @@ def _add_categorical(head: Head, old: Floats, probabilities: Floats, by_kl: np.f
             first = end
 
 
-@compiled_fast
+@part_fast
 def _add_gaussian(
     old: Floats,
     old_log_std: Floats,

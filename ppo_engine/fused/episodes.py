@@ -3,9 +3,19 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ppo_engine.compiled import compiled
+from ppo_engine.compiled import compiled, inlined
 
 Flags = NDArray[np.bool_]
+
+
+@inlined
+def count_of(flags: Flags) -> int:
+    """How many of [T, N] are set. NumPy's sum would have the compiler do text, for errors that cannot come up."""
+    count = 0
+    for t in range(flags.shape[0]):
+        for env in range(flags.shape[1]):
+            count += 1 if flags[t, env] else 0
+    return count
 
 
 @compiled
@@ -23,7 +33,8 @@ def finished_episodes(
         returns, lengths: [N], those of the episodes under way; brought up to date.
     """
     steps, n_envs = rewards.shape
-    finished_returns, finished_lengths = np.empty(done.sum()), np.empty(done.sum(), np.int64)
+    most = count_of(done)
+    finished_returns, finished_lengths = np.empty(most), np.empty(most, np.int64)
     count = 0
     for t in range(steps):
         for env in range(n_envs):
@@ -49,7 +60,7 @@ def discounted_returns(
         returns: [N], those that the rollout begins with; brought up to date.
     """
     steps, n_envs = rewards.shape
-    seen = np.empty(valid.sum())
+    seen = np.empty(count_of(valid))
     count = 0
     for t in range(steps):
         for env in range(n_envs):

@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from ppo_engine.compiled import compiled_fast
+from ppo_engine.compiled import compiled_fast, part_fast
 
 _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 
@@ -87,7 +87,7 @@ def exp(x: np.float32) -> np.float32:
     return _ZERO if x < _EXP_LOW else result
 
 
-@compiled_fast
+@part_fast
 def sigmoid(x: np.float32) -> np.float32:
     """The logistic function; 0 below -87."""
     result: np.float32 = _ONE / (_ONE + exp(-x))

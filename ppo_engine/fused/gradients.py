@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppo_engine.compiled import compiled_fast
+from ppo_engine.compiled import inlined
 from ppo_engine.fused.backward import Backward, backward, backward_for
 from ppo_engine.fused.divergences import add_kl_gradients, cost_and_slope, mean_kl
 from ppo_engine.fused.head_gradients import output_gradients
@@ -53,7 +53,7 @@ def workspace_for(network: Network, batch_size: int) -> Workspace:
     )
 
 
-@compiled_fast
+@inlined
 def compute_gradients(
     network: Network,
     head: Head,
@@ -84,7 +84,7 @@ def compute_gradients(
     terms[LOSS] += np.float32(cost)
 
 
-@compiled_fast
+@inlined
 def add_gradients(
     network: Network,
     head: Head,
@@ -135,7 +135,7 @@ def add_gradients(
     backward(network, chunk.observations, activations, gradient, gradients)
 
 
-@compiled_fast
+@inlined
 def part(rows: Rows, first: int, last: int) -> Rows:
     """The rows from `first` up to `last`, in the same memory."""
     return Rows(
@@ -150,7 +150,7 @@ def part(rows: Rows, first: int, last: int) -> Rows:
     )
 
 
-@compiled_fast
+@inlined
 def first_rows(workspace: Workspace, rows: int) -> Workspace:
     """The workspace of a chunk of so many rows, in the same memory."""
     activations, gradient = workspace.activations, workspace.gradient
@@ -164,7 +164,7 @@ def first_rows(workspace: Workspace, rows: int) -> Workspace:
     )
 
 
-@compiled_fast
+@inlined
 def gather(batch: Rows, order: NDArray[np.int64], minibatch: Rows) -> None:
     """Copies the rows of a minibatch next to each other."""
     for row in range(len(order)):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ppo_engine.compiled import compiled_fast
+from ppo_engine.compiled import inlined, part_fast
 from ppo_engine.fused.functions import exp, sigmoid, tanh
 from ppo_engine.fused.heads import BERNOULLI, CATEGORICAL, SQUASHED, Head
 from ppo_engine.fused.network import Floats
@@ -10,7 +10,7 @@ from ppo_engine.fused.network import Floats
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
 
-@compiled_fast
+@inlined
 def output_gradients(
     head: Head,
     outputs: Floats,
@@ -39,7 +39,7 @@ def output_gradients(
         )
 
 
-@compiled_fast
+@part_fast
 def _categorical_gradients(
     head: Head,
     outputs: Floats,
@@ -63,7 +63,7 @@ def _categorical_gradients(
             first = end
 
 
-@compiled_fast
+@part_fast
 def _bernoulli_gradients(
     outputs: Floats, actions: Floats, by_log_prob: Floats, by_entropy: np.float32, result: Floats
 ) -> None:
@@ -76,7 +76,7 @@ def _bernoulli_gradients(
             result[row, column] = by_log_prob[row] * (actions[row, column] - probability) - by_entropy_here
 
 
-@compiled_fast
+@part_fast
 def _gaussian_gradients(
     head: Head,
     outputs: Floats,

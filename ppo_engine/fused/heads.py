@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppo_engine.compiled import compiled_fast
+from ppo_engine.compiled import compiled_fast, part_fast
 from ppo_engine.distributions import LOG_STD_BOUNDS, Bernoulli, MultiCategorical, SquashedGaussian
 from ppo_engine.distributions.densities import IMPOSSIBLE
 from ppo_engine.fused.functions import exp, sigmoid, tanh
-from ppo_engine.fused.network import Floats, Masks
+from ppo_engine.fused.network import Floats, Masks, copy
 from ppo_engine.policy import Policy
 from ppo_engine.squashing import centre_and_reach
 
@@ -94,7 +94,7 @@ def sample(head: Head, outputs: Floats, log_std: Floats, noise: Floats, actions:
                 actions[row, column] = outputs[row, column] + deviation * noise[row, column]
 
 
-@compiled_fast
+@part_fast
 def _choice(outputs: Floats, row: int, first: int, end: int, uniform: np.float32) -> int:
     """The first choice whose cumulative probability exceeds `uniform`, by the logits from column `first` to `end`.
 
@@ -114,7 +114,7 @@ def _choice(outputs: Floats, row: int, first: int, end: int, uniform: np.float32
     return chosen - first
 
 
-@compiled_fast
+@part_fast
 def largest_of(outputs: Floats, row: int, first: int, end: int) -> np.float32:
     """The largest number of a row from column `first` to `end`."""
     largest: np.float32 = outputs[row, first]
@@ -123,11 +123,11 @@ def largest_of(outputs: Floats, row: int, first: int, end: int) -> np.float32:
     return largest
 
 
-@compiled_fast
+@part_fast
 def environment_rows(head: Head, actions: Floats, rows: Floats) -> None:
     """Action rows [B, columns] as the environment takes them: between its bounds where they are squashed."""
     if head.kind != SQUASHED:
-        rows[:] = actions
+        copy(actions, rows)
         return
     for row in range(len(actions)):
         for column in range(actions.shape[1]):
@@ -160,7 +160,7 @@ def log_probs_and_entropies(
             _squash(actions, log_probs, entropies)
 
 
-@compiled_fast
+@part_fast
 def _categorical(
     head: Head, outputs: Floats, actions: Floats, log_probs: Floats, entropies: Floats, probabilities: Floats
 ) -> None:
@@ -182,7 +182,7 @@ def _categorical(
         log_probs[row], entropies[row] = log_prob, entropy
 
 
-@compiled_fast
+@part_fast
 def _bernoulli(outputs: Floats, actions: Floats, log_probs: Floats, entropies: Floats) -> None:
     for row in range(len(outputs)):
         log_prob, entropy = _ZERO, _ZERO
@@ -197,7 +197,7 @@ def _bernoulli(outputs: Floats, actions: Floats, log_probs: Floats, entropies: F
         log_probs[row], entropies[row] = log_prob, entropy
 
 
-@compiled_fast
+@part_fast
 def _gaussian(outputs: Floats, log_std: Floats, actions: Floats, log_probs: Floats, entropies: Floats) -> None:
     total_log_std = log_std.sum()
     columns = np.float32(outputs.shape[1])
@@ -211,7 +211,7 @@ def _gaussian(outputs: Floats, log_std: Floats, actions: Floats, log_probs: Floa
             log_probs[row] -= _HALF * z * z
 
 
-@compiled_fast
+@part_fast
 def _squash(actions: Floats, log_probs: Floats, entropies: Floats) -> None:
     for row in range(len(actions)):
         slope = _ZERO
@@ -222,7 +222,7 @@ def _squash(actions: Floats, log_probs: Floats, entropies: Floats) -> None:
         entropies[row] += slope
 
 
-@compiled_fast
+@part_fast
 def project(log_std: Floats) -> None:
     """Brings the log-std back into its bounds after a step."""
     for column in range(len(log_std)):
@@ -230,7 +230,7 @@ def project(log_std: Floats) -> None:
         log_std[column] = _LOG_STD_LOW if value < _LOG_STD_LOW else (_LOG_STD_HIGH if value > _LOG_STD_HIGH else value)
 
 
-@compiled_fast
+@part_fast
 def softplus(x: np.float32) -> np.float32:
     """log(1 + exp(x)), without overflow."""
     return max(x, _ZERO) + math.log1p(math.exp(-abs(x)))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppo_engine.compiled import compiled_fast
+from ppo_engine.compiled import part_fast
 from ppo_engine.fused.divergences import Penalty
 from ppo_engine.fused.functions import exp
 from ppo_engine.fused.network import Floats, Masks
@@ -51,7 +51,7 @@ class Rows(NamedTuple):
     """What was valid; without columns where all is."""
 
 
-@compiled_fast
+@part_fast
 def loss_and_derivatives(
     log_probs: Floats,
     entropies: Floats,

@@ -269,7 +269,10 @@ def learn_epoch(
         row = table[done]
         compute_gradients(network, head, by.loss, part(minibatch, 0, count), workspace, moments.gradients, row)
         done += 1
-        if not np.isfinite(row[:TERMS]).all() or row[APPROX_KL] > by.largest_kl:
+        finite = 0
+        for term in range(TERMS):
+            finite += np.isfinite(row[term])
+        if finite < TERMS or row[APPROX_KL] > by.largest_kl:
             break
         row[TERMS] = norm_of(moments.gradients)
         if not np.isfinite(row[TERMS]):

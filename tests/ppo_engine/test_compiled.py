@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import ppo_engine
+from ppo_engine import compiled
+from ppo_engine.fused.network import forward
 
 PROBE = """
 import logging, sys
@@ -64,3 +68,28 @@ def test_code_that_cannot_be_read_is_compiled_anew(tmp_path: Path) -> None:
     warning, *answers = probe(package, tmp_path / "code")
     assert answers == ["finite True", "loaded 0"]
     assert warning.startswith("WARNING compiled code cannot be read from ")
+
+
+def test_a_directory_that_others_can_write_to_is_not_used(tmp_path: Path) -> None:
+    package, cache = copy_of_the_engine(tmp_path), tmp_path / "code"
+    cache.mkdir()
+    cache.chmod(0o777)
+    warning, *answers = probe(package, cache)
+    assert answers == ["finite True", "loaded 0"]
+    assert warning.startswith("WARNING compiled code cannot be kept in ") and "others can write" in warning
+    assert not list(cache.rglob("*.nbi"))
+
+
+def test_machines_that_share_a_directory_do_not_share_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = compiled.sources_digest()
+    for other in (("another model", ["fma"]), (compiled.processor()[0], ["fma"])):
+        monkeypatch.setattr(compiled, "processor", lambda other=other: other)
+        assert compiled.sources_digest() != here
+    monkeypatch.undo()
+    monkeypatch.setattr(compiled.platform, "python_version", lambda: "3.99.0")
+    assert compiled.sources_digest() != here
+
+
+def test_a_part_of_compiled_functions_refuses_to_be_called_from_python() -> None:
+    with pytest.raises(TypeError, match="forward is a part of compiled functions"):
+        forward(None, None, None)

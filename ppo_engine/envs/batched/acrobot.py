@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ppo_engine.compiled import compiled_in_place
+from ppo_engine.compiled import part_in_place
 from ppo_engine.envs.batched.arithmetic import clip, cosine_of_single, sine_of_single, single
 from ppo_engine.envs.batched.pcg64 import uniform
 
@@ -28,14 +28,14 @@ State: TypeAlias = tuple[float, float, float, float]
 """Two angles and their velocities, or what these change by."""
 
 
-@compiled_in_place
+@part_in_place
 def reset(physics: NDArray[np.float64], generators: NDArray[np.uint64]) -> None:
     for env in range(len(physics)):
         for feature in range(4):
             physics[env, feature] = single(uniform(generators, env, -0.1, 0.1))
 
 
-@compiled_in_place
+@part_in_place
 def step(
     parameters: NDArray[np.float64],
     physics: NDArray[np.float64],
@@ -56,7 +56,7 @@ def step(
         rewards[env] = 0.0 if terminated[env] else -1.0
 
 
-@compiled_in_place
+@part_in_place
 def observe(
     parameters: NDArray[np.float64],
     physics: NDArray[np.float64],
@@ -76,7 +76,7 @@ def observe(
             observations[env, 4 + joint] = physics[env, 2 + joint]
 
 
-@compiled_in_place
+@part_in_place
 def integrated(state: State, torque: float, two: float) -> State:
     """The state after one step of the classical Runge-Kutta method."""
     k1 = derivative(state, torque, two)
@@ -92,7 +92,7 @@ def integrated(state: State, torque: float, two: float) -> State:
     return moved(state, SIXTH_DT, slope)
 
 
-@compiled_in_place
+@part_in_place
 def moved(state: State, duration: float, slope: State) -> State:
     return (
         state[0] + duration * slope[0],
@@ -102,7 +102,7 @@ def moved(state: State, duration: float, slope: State) -> State:
     )
 
 
-@compiled_in_place
+@part_in_place
 def derivative(state: State, torque: float, two: float) -> State:
     """What angles and velocities change by. Source: Sutton and Barto, "Reinforcement Learning", on the acrobot."""
     theta1, theta2, velocity1, velocity2 = state
@@ -122,7 +122,7 @@ def derivative(state: State, torque: float, two: float) -> State:
     return velocity1, velocity2, -(d2 * acceleration2 + phi1) / d1, acceleration2
 
 
-@compiled_in_place
+@part_in_place
 def wrapped(angle: float) -> float:
     """The angle within [-pi, pi]."""
     while angle > HALF_TURN:

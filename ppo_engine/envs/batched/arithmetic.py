@@ -8,7 +8,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from ppo_engine.compiled import compiled_in_place
+from ppo_engine.compiled import compiled_in_place, part_in_place
 
 TWO = 2.0
 """The exponent of `number ** 2`. NumPy's scalars leave it to the C library's pow, which rounds one square in a thousand
@@ -27,7 +27,7 @@ TELLING_ANGLE, POLYNOMIAL_COSINE = (
 """An angle whose cosine is rounded to another number, 0x1.fe9b2ep-1, by functions that are more precise."""
 
 
-@compiled_in_place
+@part_in_place
 def clip(number: float, low: float, high: float) -> float:
     """The number, or the bound that it is beyond; NaN stays NaN."""
     if number < low:
@@ -35,7 +35,7 @@ def clip(number: float, low: float, high: float) -> float:
     return high if number > high else number
 
 
-@compiled_in_place
+@part_in_place
 def single(number: float) -> float:
     """The nearest number of 32 bits. Of a sum or a product of such numbers: what 32-bit arithmetic gives."""
     return np.float64(np.float32(number))

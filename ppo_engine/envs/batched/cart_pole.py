@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppo_engine.compiled import compiled_in_place
+from ppo_engine.compiled import part_in_place
 from ppo_engine.envs.batched.pcg64 import uniform
 
 GRAVITY = 9.8
@@ -23,14 +23,14 @@ MAX_POSITION = 2.4
 MAX_ANGLE = 12 * 2 * math.pi / 360
 
 
-@compiled_in_place
+@part_in_place
 def reset(physics: NDArray[np.float64], generators: NDArray[np.uint64]) -> None:
     for env in range(len(physics)):
         for feature in range(4):
             physics[env, feature] = uniform(generators, env, -0.05, 0.05)
 
 
-@compiled_in_place
+@part_in_place
 def step(
     parameters: NDArray[np.float64],
     physics: NDArray[np.float64],
@@ -57,7 +57,7 @@ def step(
         rewards[env] = (-1.0 if terminated[env] else 0.0) if is_suttons else 1.0
 
 
-@compiled_in_place
+@part_in_place
 def observe(
     parameters: NDArray[np.float64],
     physics: NDArray[np.float64],

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppo_engine.compiled import compiled, compiled_in_place
+from ppo_engine.compiled import compiled, compiled_in_place, inlined
 from ppo_engine.envs.batched import acrobot, cart_pole, mountain_car, mountain_car_continuous, pendulum
 from ppo_engine.envs.batched.batch import ACROBOT, CARTPOLE, MOUNTAIN_CAR, PENDULUM, BatchedKernel
 
@@ -75,7 +75,7 @@ def replay(batch: BatchedKernel, env: int, actions: NDArray[Any]) -> bool:
     return True
 
 
-@compiled_in_place
+@inlined
 def reset(kind: int, physics: NDArray[np.float64], generators: NDArray[np.uint64], lengths: NDArray[np.int64]) -> None:
     lengths[:] = 0
     if kind == CARTPOLE:
@@ -88,7 +88,7 @@ def reset(kind: int, physics: NDArray[np.float64], generators: NDArray[np.uint64
         mountain_car.reset(physics, generators)
 
 
-@compiled_in_place
+@inlined
 def step(
     kind: int,
     parameters: NDArray[np.float64],
@@ -111,7 +111,7 @@ def step(
         mountain_car_continuous.step(parameters, physics, lengths, actions, rewards, terminated)
 
 
-@compiled_in_place
+@inlined
 def observe(
     kind: int,
     parameters: NDArray[np.float64],

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppo_engine.compiled import compiled_in_place
+from ppo_engine.compiled import part_in_place
 from ppo_engine.envs.batched.arithmetic import clip
 from ppo_engine.envs.batched.pcg64 import uniform
 
@@ -20,14 +20,14 @@ FORCE = 0.001
 GRAVITY = 0.0025
 
 
-@compiled_in_place
+@part_in_place
 def reset(physics: NDArray[np.float64], generators: NDArray[np.uint64]) -> None:
     for env in range(len(physics)):
         physics[env, 0] = uniform(generators, env, -0.6, -0.4)
         physics[env, 1] = 0.0
 
 
-@compiled_in_place
+@part_in_place
 def step(
     parameters: NDArray[np.float64],
     physics: NDArray[np.float64],
@@ -49,7 +49,7 @@ def step(
         rewards[env] = -1.0
 
 
-@compiled_in_place
+@part_in_place
 def observe(
     parameters: NDArray[np.float64],
     physics: NDArray[np.float64],

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppo_engine.compiled import compiled_in_place
+from ppo_engine.compiled import part_in_place
 from ppo_engine.envs.batched.arithmetic import clip, single
 
 MIN_POSITION, MAX_POSITION = float(np.float32(-1.2)), float(np.float32(0.6))
@@ -22,7 +22,7 @@ GRAVITY = 0.0025
 GOAL_REWARD = 100.0
 
 
-@compiled_in_place
+@part_in_place
 def step(
     parameters: NDArray[np.float64],
     physics: NDArray[np.float64],

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppo_engine.compiled import compiled_in_place
+from ppo_engine.compiled import part_in_place
 from ppo_engine.envs.batched.arithmetic import clip
 from ppo_engine.envs.batched.pcg64 import uniform
 
@@ -21,14 +21,14 @@ TORQUE_COST = np.float32(0.001)
 TURN = 2 * math.pi
 
 
-@compiled_in_place
+@part_in_place
 def reset(physics: NDArray[np.float64], generators: NDArray[np.uint64]) -> None:
     for env in range(len(physics)):
         physics[env, 0] = uniform(generators, env, -math.pi, math.pi)
         physics[env, 1] = uniform(generators, env, -1.0, 1.0)
 
 
-@compiled_in_place
+@part_in_place
 def step(
     parameters: NDArray[np.float64],
     physics: NDArray[np.float64],
@@ -50,7 +50,7 @@ def step(
         rewards[env], terminated[env] = -cost, False
 
 
-@compiled_in_place
+@part_in_place
 def observe(
     parameters: NDArray[np.float64],
     physics: NDArray[np.float64],
@@ -63,7 +63,7 @@ def observe(
         observations[env, 2] = physics[env, 1]
 
 
-@compiled_in_place
+@part_in_place
 def normalized(angle: float) -> float:
     """The angle within [-pi, pi)."""
     return (angle + math.pi) % TURN - math.pi

@@ -20,7 +20,8 @@ _STREAM: Answers = {
         "`end`, when the job has ended and everything was sent.",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
+                # Some take a stream's schema for that of its text, others for that of an event: neither is said.
+                "schema": {},
                 "example": "retry: 2000\n\nid: 1\nevent: status\ndata: "
                 '{"seq":1,"type":"status","attempt":0,"created_at":"2026-01-01T00:00:00Z",'
                 '"data":{"status":"queued","attempt":0}}\n\n',

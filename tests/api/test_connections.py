@@ -15,6 +15,8 @@ from tests.api import deployment
 from tests.api.conftest import serving, until
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+IDLE = HEAD + b"\r\n"
+"""A whole request: once it is answered, the connection waits for another."""
 POST = b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
 AT_ONCE = Limits(head_seconds=0.5, body_seconds=0.5)
 PATIENT = Limits(connections=20, head_seconds=600, body_seconds=600)
@@ -101,13 +103,15 @@ def test_a_byte_now_and_then_does_not_lengthen_the_time(settings, database):
         assert answer.startswith(b"HTTP/1.1 408 ")
 
 
-@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\nHo", POST, HEAD + b"\r\n"], ids=["heads", "bodies", "idle"])
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\nHo", POST, IDLE], ids=["heads", "bodies", "idle"])
 def test_clients_that_keep_the_service_waiting_make_room_for_others(settings, database, api_key, sent):
     """Three times as many as there is room for; each one more closes the one that has waited longest."""
     deployment.register(database)
     with serving(settings, limits=PATIENT) as url, ExitStack() as stack:
         for _ in range(3 * PATIENT.connections):
-            stack.enter_context(connected(url, sent))
+            connection = stack.enter_context(connected(url, sent))
+            if sent == IDLE:
+                connection.recv(65_536)
         headers = {"Authorization": f"Bearer {api_key}"}
         for _ in range(3):
             answer = httpx2.post(

@@ -37,7 +37,12 @@ class Service:
     http: httpx2.Client
 
     def submit(self, spec: dict[str, Any]) -> str:
+        deadline = time.monotonic() + START_SECONDS
         answer = self.http.post("/v1/jobs", json=spec)
+        while answer.status_code == 503 and time.monotonic() < deadline:
+            # The plugin's environments are still being described.
+            time.sleep(0.2)
+            answer = self.http.post("/v1/jobs", json=spec)
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 

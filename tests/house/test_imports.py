@@ -27,7 +27,7 @@ def test_the_client_loads_neither_server_nor_engine(module):
 
 
 def test_the_training_child_loads_no_database_and_no_broker():
-    assert loaded_by("worker.child", (*SERVER_ONLY, "psycopg", "redis", "ppo_jobs")) == ""
+    assert loaded_by("worker.child", (*SERVER_ONLY, "psycopg", "redis", "ppo_jobs.database", "ppo_jobs.settings")) == ""
 
 
 def test_the_spec_and_the_presets_load_no_training_library():

@@ -35,7 +35,10 @@ def training(monkeypatch: pytest.MonkeyPatch) -> Any:
         for name, value in attributes.items():
             monkeypatch.setattr(edge, name, value)
         describe_environment.cache_clear()
-        return Trainer(spec_of("test/Edge-v0", **{"backend": "torch", **(sections or {})}))
+        given = sections or {}
+        # Processes of their own would not know what was patched here.
+        env = {"vectorization": "sync", **given.get("env", {})}
+        return Trainer(spec_of("test/Edge-v0", **{"backend": "torch", **given, "env": env}))
 
     yield train
     describe_environment.cache_clear()

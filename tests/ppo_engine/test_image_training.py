@@ -15,7 +15,7 @@ from ppo_engine.actions import environment_actions
 from ppo_engine.bundle import load_policy
 from ppo_engine.components import Components, build
 from ppo_engine.envs.halves import halves_of
-from ppo_engine.errors import EnvironmentFailed, UnsupportedSpace
+from ppo_engine.errors import EnvironmentFailed
 from ppo_engine.rollout import Collector, Rollout
 from ppo_engine.schedules import coefficients
 from ppo_engine.spec import InvalidSpec, TrainingSpec
@@ -52,7 +52,7 @@ def test_an_image_environment_that_cannot_be_made_fails_as_any_other() -> None:
 
 
 def test_observations_without_numbers_are_refused() -> None:
-    with pytest.raises(UnsupportedSpace, match="hold no numbers"):
+    with pytest.raises(InvalidSpec, match="hold no numbers"):
         Trainer(small(IMAGE, env={"kwargs": {"channels": 0}}, policy={"hidden_sizes": [4]}))
 
 

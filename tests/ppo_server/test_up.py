@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -85,10 +86,14 @@ def test_a_second_one_on_the_same_directory_is_refused_in_one_sentence(service) 
 def test_no_service_has_a_secret_among_its_variables_and_all_have_the_setting(service) -> None:
     data_dir, url, up = service
     below = psutil.Process(up.pid).children(recursive=True)
-    assert len(below) >= 4
+    seen = 0
     for process in below:
-        variables = Path(f"/proc/{process.pid}/environ").read_bytes()
-        assert variables and b"s3cret" not in variables, process.cmdline()
+        # What describes plugins may have ended by now.
+        with suppress(ProcessLookupError, FileNotFoundError):
+            variables = Path(f"/proc/{process.pid}/environ").read_bytes()
+            assert b"s3cret" not in variables, process.pid
+            seen += bool(variables)
+    assert seen >= 4
     assert "s3cret" in Path(f"/proc/{up.pid}/environ").read_text()
     assert not (data_dir / "artifacts").exists()
     assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700

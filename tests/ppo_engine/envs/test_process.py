@@ -1,10 +1,12 @@
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +42,22 @@ def steppers() -> set[int]:
     }
 
 
+def afresh(law: Callable[..., None], *arguments: Any) -> None:
+    """In a new process, as trainings are: what modules hold here is what the tests before have left in them."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(law, *arguments).result()
+
+
 def spec(env_id: str, n_envs: int, **settings: Any) -> EnvSpec:
     return EnvSpec(id=env_id, n_envs=n_envs, vectorization="process", **settings)
 
 
 @pytest.mark.parametrize(("env_id", "limit"), [("test/Walk-v0", None), ("LunarLanderContinuous-v3", 40)])
 def test_any_number_of_workers_gives_the_bits_of_stepping_in_process(env_id: str, limit: int | None) -> None:
+    afresh(any_number_of_workers, env_id, limit)
+
+
+def any_number_of_workers(env_id: str, limit: int | None) -> None:
     n_envs, seeds = 3, [5, 6, 7]
     wanted = spec(env_id, n_envs, max_episode_steps=limit)
     plain = SyncVectorEnvironment(wanted, seeds)
@@ -62,6 +74,10 @@ def test_any_number_of_workers_gives_the_bits_of_stepping_in_process(env_id: str
 
 
 def test_a_state_is_restored_exactly_in_either_vectorization() -> None:
+    afresh(restored_in_either_vectorization)
+
+
+def restored_in_either_vectorization() -> None:
     wanted = spec("test/Walk-v0", 3)
     plain = SyncVectorEnvironment(wanted, [1, 2, 3])
     plain.reset()

@@ -27,7 +27,10 @@ def test_the_client_loads_neither_server_nor_engine(module):
 
 
 def test_the_training_child_loads_no_database_and_no_broker():
-    assert loaded_by("worker.child", (*SERVER_ONLY, "psycopg", "redis", "ppo_jobs.database", "ppo_jobs.settings")) == ""
+    assert loaded_by("worker.child", (*SERVER_ONLY, "psycopg", "redis")) == ""
+    code = "import sys, worker.child; print(*sorted(name for name in sys.modules if name.startswith('ppo_jobs.')))"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert loaded == ["ppo_jobs.kernel", "ppo_jobs.pulse"], "signals and a file's time, and nothing of jobs"
 
 
 def test_the_spec_and_the_presets_load_no_training_library():

@@ -32,7 +32,7 @@ up: $(INSTALLED)
 
 # Compiled first, so that no test waits for it.
 test: $(INSTALLED)
-	-@$(BIN)/python -m worker.compile
+	-@$(BIN)/python -m ppo_engine.fused.compile
 	@$(BIN)/python -m pytest -q -m "not faults" $(PYTEST_ARGS)
 
 check: $(INSTALLED)
@@ -46,7 +46,7 @@ faults: $(INSTALLED)
 
 # At most half an hour; goes on where it was interrupted.
 probe-matrix: $(INSTALLED)
-	-@$(BIN)/python -m worker.compile
+	-@$(BIN)/python -m ppo_engine.fused.compile
 	@$(BIN)/python -m tests.ppo_engine.probes.matrix
 
 bench: $(BENCH)

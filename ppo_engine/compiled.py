@@ -1,27 +1,25 @@
-"""How loops are compiled: by numba, with the interpreter's lock released and the machine code kept on disk.
+"""How loops are compiled: by numba, with the interpreter's lock released and the machine code kept in packs.
 
-Compiled functions live in `ppo_engine/fused` and `ppo_engine/envs/batched` only. Their code is kept in a directory
-named for the content of all these sources, the versions of the compiler and the model of CPU: numba itself notices a
-change of the file that holds a function, but not of the files whose functions it calls, and it compiles anew wherever
-the same file lies at another path. The directory lies below NUMBA_CACHE_DIR, or the user's cache directory, which
-machines may share. numba reads it with pickle, so one that others can write to is not used. Code that cannot be kept or
-read costs time, never a training.
+Compiled functions live in `ppo_engine/fused` and `ppo_engine/envs/batched` only. numba itself would keep each in a file
+of its own, notice a change of the file that holds a function but not of those whose functions it calls, and write
+wherever a training compiles; see `ppo_engine.packs` for what is done instead.
 """
 
-import hashlib
 import logging
-import os
-import platform
-import stat
-from collections.abc import Callable
-from pathlib import Path
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from itertools import count
 from typing import Any, TypeVar, cast
 
-import llvmlite
 import numba
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.bytecode import FunctionIdentity
+from numba.core.caching import NullCache
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
 
-from ppo_engine.machine import processor
+from ppo_engine import packs
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +29,9 @@ RELAXED = {"contract", "reassoc", "arcp", "nsz", "afn"}
 """Liberties of `compiled_fast`. Not that all numbers are finite: with `nnan` and `ninf`, isfinite finds none that is
 not. Source: LLVM language reference, fast-math flags."""
 
-SETTINGS: dict[str, Any] = vars(numba.config)
-PACKAGE = Path(__file__).parent
-SOURCES = ("compiled.py", "fused/*.py", "envs/batched/*.py")
+NAMES_APART = 1_000_000
+"""Functions that the compiler may number within one pack. A function that several others call has a copy in each pack;
+of copies of one name the first that is loaded would serve all, and its last bits depend on what was loaded before."""
 
 
 def compiled(function: Function) -> Function:
@@ -84,102 +82,61 @@ def inlined(function: Function) -> Function:
     return _jit(function, inline="always")
 
 
-def sources_digest() -> str:
-    """Names the content of everything that is compiled, what compiles it, and for which CPU."""
-    model, flags = processor()
-    machine = [numba.__version__, llvmlite.__version__, platform.python_version(), model, *sorted(flags)]
-    digest = hashlib.sha256("\n".join(machine).encode())
-    for path in sorted(path for pattern in SOURCES for path in PACKAGE.glob(pattern)):
-        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+def load(part: str) -> bool:
+    """Make a part's machine code ready to be called; False where none is kept, or it cannot be used."""
+    pack = packs.read(part)
+    if pack is None:
+        return False
+    for name, overloads in pack.items():
+        module, _, function = name.rpartition(".")
+        made = getattr(import_module(module), function)
+        for arguments, _ in overloads.values():
+            made.compile(pickle.loads(arguments))
+    return True
 
 
-def all_kept() -> bool:
-    """Whether every function that this process compiled is on disk now."""
-    return CODE is not None and not _lost
+@contextmanager
+def kept_as(part: str, number: int) -> Iterator[None]:
+    """Keeps what is compiled within, in a process that has compiled nothing yet.
+
+    Args:
+        number: of the part, by which its functions' names differ from those of other parts.
+    Raises: OSError where it cannot be kept.
+    """
+    FunctionIdentity._unique_ids = count(NAMES_APART * number)
+    made: packs.Pack = {}
+    _Cache.made = made
+    try:
+        yield
+    finally:
+        _Cache.made = None
+    packs.write(part, made)
 
 
-class _ByContent(_CacheLocator):
-    """Keeps a function's code below `CODE`, which is named for its content, wherever its source lies."""
-
-    def __init__(self, function: Callable[..., Any], source: str) -> None:
-        self._line = function.__code__.co_firstlineno
-        self._folder = Path(source).resolve().parent.relative_to(PACKAGE.resolve()).as_posix()
-
-    def get_cache_path(self) -> str:
-        return str(Path(str(CODE), self._folder))
-
-    def get_source_stamp(self) -> str:
-        return ""
-
-    def get_disambiguator(self) -> str:
-        return str(self._line)
-
-    @classmethod
-    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> "_ByContent":
-        return cls(py_func, py_file)
-
-
-class _Implementation(CompileResultCacheImpl):
-    _locator_classes: list[type[object]] = [_ByContent]  # noqa: RUF012 (numba declares it so)
-
-
-class _Cache(FunctionCache):
+class _Cache(NullCache):
     """What numba asks for a function's code before it compiles it, and gives it to afterwards."""
 
-    _impl_class = _Implementation
+    made: packs.Pack | None = None
+    """Takes down what is compiled; in a training nothing does."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._name = f"{function.__module__}.{function.__qualname__}"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
-            return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]  # numba's
-        except Exception as error:  # Whatever unpickling a damaged file may raise.
-            _warn("compiled code cannot be read from", error)
-            return None
+        for part in packs.PARTS:
+            kept = (packs.read(part) or {}).get(self._name, {}).get(str(sig))
+            if kept is not None and self.made is None:
+                target_context.refresh()
+                return _rebuild(target_context, *pickle.loads(kept[1]))
+        return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        try:
-            super().save_overload(sig, data)  # type: ignore[no-untyped-call]  # numba's
-        except OSError as error:
-            _warn("compiled code cannot be kept in", error)
-            _lost.append(self._name)
+        if self.made is not None and not data.library.has_dynamic_globals:
+            self.made.setdefault(self._name, {})[str(sig)] = (_dumps(sig), _dumps(data._reduce()))
 
 
-_lost: list[str] = []
-_warned: set[str] = set()
-
-
-def _warn(words: str, error: Exception) -> None:
-    """Say it once: a full disk would else be told of by each function."""
-    if words not in _warned:
-        _warned.add(words)
-        log.warning("%s %s: %s", words, CODE, error)
-
-
-def _kept_code() -> Path | None:
-    """The directory for machine code; None where none can be made, so that every process compiles for itself."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    base = Path(SETTINGS["CACHE_DIR"] or Path(home, "ppo-service", "compiled").expanduser())
-    directory = base / sources_digest()
-    try:
-        base.mkdir(parents=True, exist_ok=True, mode=0o700)
-        directory.mkdir(exist_ok=True, mode=0o700)
-        obstacle = next(filter(None, map(_obstacle, (base, directory))), None)
-    except OSError as error:
-        obstacle = str(error)
-    if obstacle is None:
-        return directory
-    log.warning("compiled code cannot be kept in %s: %s", directory, obstacle)
-    return None
-
-
-def _obstacle(directory: Path) -> str | None:
-    """Why code that was read from there might be somebody else's, or none can be written."""
-    state = directory.stat()
-    if state.st_uid != os.geteuid():
-        return f"{directory} belongs to user {state.st_uid}"
-    if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"others can write to {directory}"
-    return None if os.access(directory, os.W_OK) else f"{directory} cannot be written to"
+_rebuild: Callable[..., Any] = CompileResult._rebuild
+_dumps: Callable[[Any], bytes] = cast(Any, dumps)
 
 
 class _Part:
@@ -205,10 +162,7 @@ def _jit(function: Function, *, counts_references: bool = True, **options: Any) 
         "_nrt": counts_references,
     }
     made: Any = numba.njit(**settings, **options)(function)
-    if CODE is not None and "inline" not in options:
+    if "inline" not in options and "no_cpython_wrapper" not in options:
         # What `cache=True` would set: numba has no public way to say where code is kept but by path.
-        made._cache = _Cache(function)  # type: ignore[no-untyped-call]  # numba's
+        made._cache = _Cache(function)
     return cast(Function, made)
-
-
-CODE = _kept_code()

@@ -25,6 +25,8 @@ from ppo_engine.envs.spaces import Rows
 from ppo_engine.envs.state.generators import apart
 from ppo_engine.envs.vector import VectorEnvironment, make_vector_environment
 from ppo_engine.errors import EngineError, TrainingDiverged
+from ppo_engine.fused.compile import require
+from ppo_engine.fused.parts import parts_of_evaluation
 from ppo_engine.recurrent.acting import Remembering
 from ppo_engine.spec import EnvSpec, EvaluationPlan
 
@@ -214,6 +216,7 @@ def evaluate(
     Raises: UnknownEnvironment, UnsupportedSpace, InvalidSpec, EnvironmentFault; TrainingDiverged where a return is
         not finite.
     """
+    require(parts_of_evaluation(env))
     seats = min(n_envs, n_episodes)
     shares = [len(range(seat, n_episodes, seats)) for seat in range(seats)]
     # A training's own environments may draw from the global generators: they go on where they were.

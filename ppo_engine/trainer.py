@@ -25,6 +25,8 @@ from ppo_engine.envs.vector import EXACT, Resumability
 from ppo_engine.evaluate import CUTS, Acts, Evaluation, Meanwhile, evaluate, unwatched
 from ppo_engine.export import Example, write_bundle
 from ppo_engine.fingerprint import differences, fingerprint
+from ppo_engine.fused.compile import require
+from ppo_engine.fused.parts import parts_of
 from ppo_engine.presets import resolve
 from ppo_engine.presets.backends import choose_backend
 from ppo_engine.random import seed_sequence, stream
@@ -192,6 +194,7 @@ class Trainer:
             self.spec = resolve(spec, describe_with_arguments(spec.env), draw_seed=True)
         assert self.spec.seed is not None
         backend, reason = choose_backend(self.spec)
+        require(parts_of(self.spec))
         self._components: Components = build(self.spec, self.spec.seed, environment_cores=environment_cores)
         with isolated():
             self._observation_space = observation_space_of(self.spec.env)

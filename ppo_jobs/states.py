@@ -83,3 +83,5 @@ class ReasonCode(StrEnum):
     STORAGE_FULL = "storage_full"
     OUT_OF_MEMORY = "out_of_memory"
     INTERNAL = "internal"
+    ENGINE_COMPILING = "engine_compiling"
+    """The job runs, and begins to train once the loops that it needs are compiled for this machine."""

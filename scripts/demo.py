@@ -29,12 +29,8 @@ STOP_SECONDS = 30
 EPISODES = 100
 
 
-COMPILED = "~/.cache/ppo-service/compiled"
-ENVIRONMENT = {
-    "NUMBA_CACHE_DIR": str(Path(COMPILED).expanduser()),
-    **{name: value for name, value in os.environ.items() if not name.startswith("PPO_")},
-}
-"""Without the settings of another deployment; what is compiled outlives the temporary directory."""
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PPO_")}
+"""Without the settings of another deployment."""
 
 
 class DemoFailed(Exception):
@@ -92,11 +88,7 @@ def service(folder: Path, *, variables: Mapping[str, str] | None = None) -> Iter
 def address(process: subprocess.Popen[bytes], folder: Path) -> tuple[str, str]:
     """URL and API key of the service, once it is ready."""
     deadline = time.monotonic() + START_SECONDS
-    patience = time.monotonic() + 5
     while time.monotonic() < deadline:
-        if time.monotonic() > patience:
-            print("The first start compiles the engine for this machine: up to a minute of an idle core", flush=True)
-            patience = deadline
         if process.poll() is not None:
             raise DemoFailed(f"the service ended with status {process.returncode} before it was ready.")
         with suppress(FileNotFoundError, httpx2.TransportError):

@@ -19,9 +19,6 @@ from ppo_jobs.repository.tenants import create_api_key, create_tenant
 from ppo_jobs.settings import Settings, sqlite_url
 from ppo_jobs.tables import metadata
 
-# Each test has a data directory of its own; what is compiled is compiled once for all of them.
-os.environ.setdefault("NUMBA_CACHE_DIR", str(Path("~/.cache/ppo-service/compiled").expanduser()))
-
 # A shell has what it starts in the background ignore SIGINT, which tests send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

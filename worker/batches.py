@@ -22,6 +22,7 @@ from worker.protocol import (
     Record,
     ResultRecord,
     RuntimeRecord,
+    WaitingRecord,
 )
 
 Known = Mapping[tuple[EventType, int], Mapping[str, JsonValue]]
@@ -32,6 +33,7 @@ class Batch:
     """What one transaction writes; at most one checkpoint, which comes last."""
 
     entries: list[Entry] = field(default_factory=list)
+    waiting: WaitingRecord | None = None
     runtime: RuntimeRecord | None = None
     checkpoint: CheckpointRecord | None = None
     result: ResultRecord | None = None
@@ -61,6 +63,8 @@ class Comparison:
         batch = Batch()
         for record, batch.offset in records:
             match record:
+                case WaitingRecord():
+                    batch.waiting = record
                 case RuntimeRecord():
                     batch.runtime = record
                     if record.resume == "approximate":

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -17,12 +18,13 @@ from ppo_engine.envs.plugins import prefer_plugin
 from ppo_engine.envs.watchdog import install_timeout_handler
 from ppo_engine.errors import EngineError, EnvironmentFault, EnvironmentTimedOut
 from ppo_engine.evaluate import Playing
+from ppo_engine.fused.compile import missing, require, seconds_for
+from ppo_engine.fused.parts import parts_of, parts_of_evaluation
 from ppo_engine.spec import CheckpointSpec, EvaluationPlan, InvalidSpec, TrainingSpec, is_settled
 from ppo_engine.trainer import Progress, Trainer
 from ppo_jobs.kernel import die_with_parent
 from ppo_jobs.pulse import Pulse
 from worker.attention import Attention, Interrupted
-from worker.compile import compile_apart
 from worker.episodes import play
 from worker.journal import JournalWriter
 from worker.lifeline import Lifeline, end_process_group
@@ -36,6 +38,7 @@ from worker.protocol import (
     EvaluationRecord,
     MetricsRecord,
     RuntimeRecord,
+    WaitingRecord,
     interrupted,
 )
 from worker.vitality import Vitality
@@ -127,9 +130,11 @@ def main() -> int:
     trainer: Trainer | None = None
     try:
         if isinstance(assignment.spec, EvaluationPlan):
+            prepare(parts_of_evaluation(assignment.spec.env), journal)
             vitality.expect_progress()
             end = play(assignment.spec, assignment, journal, lifeline)
         else:
+            prepare(parts_of(assignment.spec), journal)
             trainer = start(assignment.spec, assignment)
             vitality.expect_progress()
             end = train(trainer, assignment, journal, lifeline)
@@ -142,6 +147,15 @@ def main() -> int:
         with suppress(Exception):
             trainer.close()
     return status
+
+
+def prepare(parts: Collection[str], journal: JournalWriter) -> None:
+    """Have these parts of the engine compiled; where that takes long, the job says so."""
+    if lacking := missing(parts):
+        seconds = seconds_for(lacking)
+        message = f"the engine is being compiled for this machine, about {seconds} s left"
+        journal.append(WaitingRecord(code="engine_compiling", message=message))
+    require(parts)
 
 
 def end_hangs(journal: JournalWriter) -> None:
@@ -203,7 +217,6 @@ def train(trainer: Trainer, assignment: Assignment, journal: JournalWriter, life
 
 def start(spec: TrainingSpec, assignment: Assignment) -> Trainer:
     """A trainer at its first iteration, or where the checkpoint left off."""
-    compile_apart()
     # Other slots have the other cores.
     cores = {"threads": assignment.threads, "environment_cores": assignment.threads}
     if assignment.resume_from is None:

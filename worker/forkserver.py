@@ -1,9 +1,9 @@
 """`python -m worker.forkserver`: has imported the engine and loaded its compiled code, and forks a slot's children.
 
 A child that starts anew imports for two seconds; one that is forked trains after some milliseconds. The server itself
-runs no job, so that none leaves anything behind for the next one, but loading the compiled code registers the plugins'
-environments. It forks only while it has a single thread: what other threads hold at that moment would be held in the
-child for ever.
+runs no job, so that none leaves anything behind for the next one; what it has read of machine code stays as it is,
+whatever an environment writes to the file. It forks only while it has a single thread: what other threads hold at that
+moment would be held in the child for ever.
 """
 
 import gc
@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
@@ -23,13 +24,14 @@ from typing import NoReturn
 import numpy as np
 from pydantic import BaseModel
 
+from ppo_engine import packs
 from ppo_jobs.kernel import adopt_orphans, die_with_parent, end_orphans, exit_with_parent
 from worker.protocol import BUSY, READY, Ended, Forked, Order
 
 logger = logging.getLogger(__name__)
 
 IMPORTED_LATE = (
-    "worker.child", "worker.compile", "gymnasium.envs.classic_control", "ppo_engine.envs.native",
+    "worker.child", "ppo_engine.fused.compile", "gymnasium.envs.classic_control", "ppo_engine.envs.native",
     "ppo_engine.envs.process", "ppo_engine.envs.sync", "scipy.stats",
 )  # fmt: skip
 """The engine, which takes seconds, and what a trainer imports only when it needs it, as nearly every one does."""
@@ -37,6 +39,9 @@ IMPORTED_LATE = (
 MESSAGE_BYTES = 1 << 16
 THREADS_SECONDS = 2.0
 """For threads that loading the compiled code has started to end."""
+
+COMPILER_SECONDS = 10.0
+"""For the first part of the engine to be compiled."""
 
 LOOK_SECONDS = 1.0
 """How often it looks whether the code that it could not load at its start has been compiled meanwhile."""
@@ -51,25 +56,38 @@ def main() -> NoReturn:
     # Out of the reach of what may use the child's stdin.
     slot = socket.socket(fileno=os.dup(sys.stdin.fileno()))
     os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
-    if is_abandoned(slot):
-        sys.exit()
+    await_use(slot)
     for module in IMPORTED_LATE:
         importlib.import_module(module)
-    from worker import compile
-
-    is_loaded = load()
+    lacking = load(packs.PARTS)
     slot.send(READY)
     while True:
-        if not is_loaded and not select.select([slot], [], [], LOOK_SECONDS)[0]:
-            if compile.is_compiled():
+        if lacking and not select.select([slot], [], [], LOOK_SECONDS)[0]:
+            if any(map(packs.is_kept, lacking)):
                 slot.send(BUSY)
-                is_loaded = load()
+                lacking = load(lacking)
                 slot.send(READY)
             continue
         data, descriptors, _, _ = socket.recv_fds(slot, MESSAGE_BYTES, 2)
         if not data:
             sys.exit()
         serve(slot, Order.model_validate_json(data), descriptors)
+
+
+def await_use(slot: socket.socket) -> None:
+    """While the engine is being compiled, its cores are the compiler's: nothing is imported before it is of use.
+
+    Raises:
+        SystemExit: the slot died before this process had asked to die with it.
+    """
+    deadline = time.monotonic() + COMPILER_SECONDS
+    while True:
+        is_wanted = bool(select.select([slot], [], [], 0)[0])
+        if is_wanted and is_abandoned(slot):
+            sys.exit()
+        if is_wanted or any(map(packs.is_kept, packs.PARTS)) or time.monotonic() >= deadline:
+            return
+        select.select([slot], [], [], LOOK_SECONDS)
 
 
 def is_abandoned(slot: socket.socket) -> bool:
@@ -80,16 +98,15 @@ def is_abandoned(slot: socket.socket) -> bool:
         return False
 
 
-def load() -> bool:
-    """Load compiled code if it is there; whatever it left behind is shared with the children, not copied to each."""
-    from worker.compile import is_compiled, load_compiled
+def load(parts: Sequence[str]) -> list[str]:
+    """Load what is compiled of these, which is then shared with the children; returns the others."""
+    from ppo_engine import compiled
 
-    if is_loaded := is_compiled():
-        load_compiled()
+    lacking = [part for part in parts if not compiled.load(part)]
     gc.collect()
     gc.freeze()
     require_one_thread()
-    return is_loaded
+    return lacking
 
 
 def require_one_thread() -> None:

@@ -139,6 +139,8 @@ class Ledger:
         if self._is_in_doubt and (reached := claims.append(session, job_id, attempt, [])) > self._last_seq:
             return reached
         batch, stored = pending.batch, pending.stored
+        if batch.waiting is not None:
+            claims.explain(session, job_id, attempt, claims.Reason(batch.waiting.code, batch.waiting.message))
         if batch.runtime is not None:
             resumed_from = self._resumed_from.id if self._resumed_from else None
             claims.set_runtime(session, job_id, attempt, batch.runtime.runtime, resumed_from)

@@ -143,11 +143,10 @@ class Presence:
 
 
 def start_compiler() -> subprocess.Popen[bytes]:
-    """`worker.compile` as a process, which dies with the calling thread."""
+    """`ppo_engine.fused.compile` as a process, which dies with the calling thread."""
     variables = child_variables(os.environ, threads=1, gpu=None)
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "worker.compile"], env=variables, stdin=subprocess.DEVNULL, start_new_session=True
-    )
+    command = [sys.executable, "-P", "-m", "ppo_engine.fused.compile", "--ahead"]
+    return subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 def devices(queue: QueueName) -> list[dict[str, JsonValue]]:

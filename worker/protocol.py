@@ -86,8 +86,16 @@ class Command(Message):
     blocks of episodes that are done were saved by being journaled; the one under way is played again."""
 
 
+class WaitingRecord(Message):
+    """Before the first record: why training does not begin yet."""
+
+    type: Literal["waiting"] = "waiting"
+    code: str
+    message: str
+
+
 class RuntimeRecord(Message):
-    """What the child decided; the first record, written before the first iteration."""
+    """What the child decided; it waits for nothing any more. Written before the first iteration."""
 
     type: Literal["runtime"] = "runtime"
     runtime: dict[str, JsonValue]
@@ -188,7 +196,8 @@ def interrupted(command: Literal["cancel", "drain"], timesteps: int) -> EndRecor
 
 
 Record = Annotated[
-    RuntimeRecord
+    WaitingRecord
+    | RuntimeRecord
     | MetricsRecord
     | EvaluationRecord
     | DiagnosisRecord

@@ -14,6 +14,7 @@ from typing import Any
 from billiard.process import current_process
 from celery import signals
 
+from ppo_engine import packs
 from ppo_jobs import kernel
 from ppo_jobs.artifacts import open_artifacts
 from ppo_jobs.database import Database, is_migrated, open_database
@@ -72,7 +73,9 @@ def name_worker(conf: Any, options: dict[str, Any], **_: Any) -> None:
     names = queues.split(",") if isinstance(queues, str) else list(queues)
     if len(names) != 1 or names[0] not in set(QueueName):
         raise SystemExit(f"a worker serves one queue, which is {' or '.join(QueueName)}")
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(settings.data_dir / "compiled"))
+    if packs.directory() is None:
+        # A user without a home, as in many containers.
+        os.environ["NUMBA_CACHE_DIR"] = str(settings.data_dir / "compiled")
     os.environ[QUEUE_VARIABLE] = names[0]
     # Whoever has a job sees this name; where the worker runs stands in its log and in the operator's database.
     os.environ[WORKER_VARIABLE] = f"{names[0]}-{uuid.uuid4().hex[:12]}"

@@ -132,8 +132,8 @@ def opened_display(jobs: Sequence[Watched]) -> Iterator[Display]:
 
 def progress_in_words(watched: Watched) -> str:
     """`running   42 %  42,240 / 100,000  return 187.3  8,412 steps/s  0:07 left`, or why the job waits."""
-    if watched.status == JobStatus.QUEUED:
-        return f"queued: {watched.waiting_for}" if watched.waiting_for else "queued"
+    if watched.status == JobStatus.QUEUED or watched.waiting_for:
+        return _waiting(watched)
     parts = [
         watched.status.value,
         f"{percent(watched.fraction):>5}",
@@ -147,12 +147,14 @@ def progress_in_words(watched: Watched) -> str:
     return "  ".join(parts)
 
 
+def _waiting(watched: Watched) -> str:
+    return ": ".join(filter(None, (watched.status.value, watched.waiting_for)))
+
+
 def _cells(watched: Watched) -> dict[str, str]:
     """The texts beside a bar."""
     is_running = watched.status == JobStatus.RUNNING
-    state = "" if is_running else watched.status.value
-    if watched.status == JobStatus.QUEUED and watched.waiting_for:
-        state = f"queued: {watched.waiting_for}"
+    state = "" if is_running and not watched.waiting_for else _waiting(watched)
     return {
         "label": printable(watched.label),
         "percent": percent(watched.fraction),

@@ -109,8 +109,10 @@ class Watched:
 
     @property
     def waiting_for(self) -> str:
-        """Why a queued job does not run yet, in words."""
-        queue = self.handle.data.queue
+        """Why a job does not train yet, in words."""
+        queue, reason = self.handle.data.queue, self.handle.data.status_reason
+        if self.status == JobStatus.RUNNING:
+            return reason.message if reason is not None and not self.timesteps else ""
         return queue.reason or (f"position {queue.position}" if queue.position else "")
 
     def apply(self, event: "LedgerEvent") -> str | None:

@@ -84,10 +84,10 @@ def _look_on(jobs: Sequence[Watched], display: Display, *, after: Sequence[int])
 
 
 def _note_time(watched: Watched, display: Display) -> None:
-    """Time passed without an event: a queued job may have moved up."""
+    """Time passed without an event: a job that does not train yet may wait for something else now."""
     if watched.handle.is_finished:
         return
-    if watched.status == JobStatus.QUEUED:
+    if watched.status == JobStatus.QUEUED or not watched.timesteps:
         # During an outage the job's stream decides how long to wait for the service.
         with suppress(ServiceUnreachable, ServiceUnavailable):
             watched.handle.refresh()

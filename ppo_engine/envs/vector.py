@@ -148,7 +148,7 @@ def make_vector_environment(
     Raises: UnknownEnvironment, UnsupportedSpace, InvalidSpec, EnvironmentFault.
     """
     # Imported here, since these modules implement the contract that this one states.
-    from ppo_engine.envs.batched import BatchedVectorEnvironment, is_batched
+    from ppo_engine.envs.batched import BatchedVectorEnvironment, will_be_batched
     from ppo_engine.envs.choice import choose, usable_cores
     from ppo_engine.envs.native import NativeVectorEnvironment
     from ppo_engine.envs.pool import PoolVectorEnvironment
@@ -174,7 +174,7 @@ def make_vector_environment(
             return PoolVectorEnvironment(env, integers, threads=cores)
         case "sync":
             return SyncVectorEnvironment(env, integers)
-    if env.frame_stack == 1 and not env.action_masks and is_batched(env):
+    if will_be_batched(env):
         return BatchedVectorEnvironment(env, integers)
     with isolated():
         choice = choose(env, cores=cores)

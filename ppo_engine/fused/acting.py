@@ -89,7 +89,7 @@ def buffers_for(environment: VectorEnvironment, policy: Policy, n_steps: int) ->
 
 
 @compiled_fast
-def acting(actor: Actor, alone: Actor, buffers: Buffers, final_observations: Floats) -> Iterator[int]:
+def acting(actor: Actor, buffers: Buffers, final_observations: Floats) -> Iterator[int]:
     """Fills the buffers, but for what the environments give: each t is yielded when step t is to be made.
 
     A generator, since to go on with it costs a tenth of a microsecond, and a call with all its arguments ten.
@@ -97,12 +97,12 @@ def acting(actor: Actor, alone: Actor, buffers: Buffers, final_observations: Flo
     for t in range(len(buffers.rewards)):
         act(actor, buffers, t)
         yield t
-        bootstrap(alone, buffers, t, final_observations)
+        bootstrap(actor, buffers, t, final_observations)
     conclude(actor, buffers)
 
 
 @compiled
-def collect_batched(actor: Actor, alone: Actor, kernel: BatchedKernel, buffers: Buffers) -> None:
+def collect_batched(actor: Actor, kernel: BatchedKernel, buffers: Buffers) -> None:
     """Fills the buffers with T steps of compiled environments."""
     final_observations = np.zeros_like(buffers.raw[0])
     for t in range(len(buffers.rewards)):
@@ -122,7 +122,7 @@ def collect_batched(actor: Actor, alone: Actor, kernel: BatchedKernel, buffers: 
             buffers.truncated[t],
             final_observations,
         )
-        bootstrap(alone, buffers, t, final_observations)
+        bootstrap(actor, buffers, t, final_observations)
     conclude(actor, buffers)
 
 
@@ -143,14 +143,16 @@ def act(actor: Actor, buffers: Buffers, t: int) -> None:
 
 
 @inlined
-def bootstrap(alone: Actor, buffers: Buffers, t: int, final_observations: Floats) -> None:
-    """The values of the observations at which step t cut episodes off; `alone` acts for one environment."""
+def bootstrap(actor: Actor, buffers: Buffers, t: int, final_observations: Floats) -> None:
+    """The values of the observations at which step t cut episodes off."""
+    room = actor.activations
+    single = Activations(room.hidden, room.outputs[:1], room.values[:1])
     for env in range(len(final_observations)):
         if buffers.truncated[t, env] and not buffers.terminated[t, env]:
             seen = buffers.final_observations[t, env : env + 1]
-            see(alone.normalization, final_observations[env : env + 1], seen)
-            forward(alone.network, seen, alone.activations)
-            buffers.next_values[t, env] = alone.activations.values[0, 0]
+            see(actor.normalization, final_observations[env : env + 1], seen)
+            forward(actor.network, seen, single)
+            buffers.next_values[t, env] = room.values[0, 0]
 
 
 @inlined

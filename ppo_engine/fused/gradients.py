@@ -62,15 +62,20 @@ def compute_gradients(
     workspace: Workspace,
     gradients: Floats,
     terms: NDArray[np.float64],
+    is_penalised: bool,
 ) -> None:
-    """Writes the terms of a minibatch's loss, and its gradient by all parameters [P]."""
+    """Writes the terms of a minibatch's loss, and its gradient by all parameters [P].
+
+    Args:
+        is_penalised: whether the KL from the policy that acted costs; a constant where this is compiled.
+    """
     transpose(network)
     terms[:TERMS] = 0.0
     gradients[:] = np.float32(0)
     rows = len(minibatch.values)
     share = np.float32(1 / rows)
     cost, slope = 0.0, 0.0
-    if minibatch.outputs.shape[1] > 0:
+    if is_penalised:
         old, activations = minibatch.outputs, workspace.activations
         log_std = by.penalty.log_std
         kl = mean_kl(network, head, minibatch.observations, minibatch.masks, old, log_std, activations)
@@ -80,7 +85,7 @@ def compute_gradients(
     for first in range(0, rows, chunk_rows):
         chunk = part(minibatch, first, min(first + chunk_rows, rows))
         work = first_rows(workspace, len(chunk.values))
-        add_gradients(network, head, by, share, by_kl, chunk, work, gradients, terms)
+        add_gradients(network, head, by, share, by_kl, chunk, work, gradients, terms, is_penalised)
     terms[LOSS] += np.float32(cost)
 
 
@@ -95,6 +100,7 @@ def add_gradients(
     work: Workspace,
     gradients: Floats,
     terms: NDArray[np.float64],
+    is_penalised: bool,
 ) -> None:
     """Adds what some rows of a minibatch give to its loss and gradient.
 
@@ -120,7 +126,7 @@ def add_gradients(
         gradient.outputs,
         gradients[network.log_std :],
     )
-    if chunk.outputs.shape[1] > 0:
+    if is_penalised:
         add_kl_gradients(
             head,
             chunk.outputs,

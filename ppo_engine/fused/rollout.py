@@ -18,7 +18,7 @@ from ppo_engine.experience import Experience
 from ppo_engine.fused.acting import Actor, acting, buffers_for, collect_batched, normalization_of
 from ppo_engine.fused.finite import all_finite
 from ppo_engine.fused.heads import head_of, log_probs_and_entropies
-from ppo_engine.fused.network import Activations, Floats, Masks, activations_for, network_of, transpose
+from ppo_engine.fused.network import Floats, Masks, activations_for, network_of, transpose
 from ppo_engine.normalization import ObservationNormalizer
 from ppo_engine.policy import Policy
 from ppo_engine.rollout import require_finite
@@ -65,7 +65,6 @@ class FusedCollector:
         self._network = network_of(policy)
         self._head = head_of(policy)
         self._activations = activations_for(self._network, environment.n_envs)
-        self._single = activations_for(self._network, 1)
         self._buffers = buffers_for(environment, policy, n_steps)
         if normalizer is None:
             self._buffers = self._buffers._replace(seen=self._buffers.raw)
@@ -97,7 +96,7 @@ class FusedCollector:
         buffers.noise[...] = self.policy.distribution.noise(self.generator, shape)
         transpose(self._network)
         if isinstance(self.environment, BatchedVectorEnvironment):
-            collect_batched(self._actor(), self._alone(), self.environment.kernel, buffers)
+            collect_batched(self._actor(), self.environment.kernel, buffers)
         else:
             self._collect_stepwise()
         self._check_finite()
@@ -135,7 +134,7 @@ class FusedCollector:
         actions = buffers.rows if self.policy.action_space.kind == "box" else buffers.choices
         final_observations = np.zeros_like(buffers.raw[0])
         self._ask_what_is_valid(0)
-        for t in acting(self._actor(), self._alone(), buffers, final_observations):
+        for t in acting(self._actor(), buffers, final_observations):
             step = environment.step(actions)
             buffers.raw[t + 1] = step.observations
             self._ask_what_is_valid(t + 1)
@@ -152,14 +151,8 @@ class FusedCollector:
             masks[t] = self.environment.action_masks
 
     def _actor(self) -> Actor:
-        return self._acting(self._activations)
-
-    def _alone(self) -> Actor:
-        return self._acting(self._single)
-
-    def _acting(self, activations: Activations) -> Actor:
         log_std = self._network.parameters[self._network.log_std :]
-        return Actor(self._network, self._head, normalization_of(self.normalizer), log_std, activations)
+        return Actor(self._network, self._head, normalization_of(self.normalizer), log_std, self._activations)
 
     def _check_finite(self) -> None:
         buffers = self._buffers

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ppo_engine.adam import Adam
 from ppo_engine.adaptation import Adaptation
-from ppo_engine.compiled import compiled_fast
+from ppo_engine.compiled import compiled_fast, inlined
 from ppo_engine.fused.adam import Moments, moments_of, norm_of, step
 from ppo_engine.fused.advantages import advantages_and_returns, explained_variance, normalize
 from ppo_engine.fused.divergences import Penalty, mean_kl
@@ -67,6 +67,7 @@ class FusedLearner:
         self._network, self._head = network_of(policy), head_of(policy)
         self._moments = moments_of(self.adam)
         outputs = 0 if ppo.kl_penalty is None else policy.distribution.outputs
+        self._learn_epoch = learn_epoch if ppo.kl_penalty is None else learn_penalised_epoch
         self._minibatch = rows_for(policy, ppo.batch_size, outputs=outputs)
         self._workspace = workspace_for(self._network, ppo.batch_size)
 
@@ -95,7 +96,7 @@ class FusedLearner:
         rows = np.flatnonzero(rollout.valid)
         estimate_again = partial(self._estimated_again, rollout, rewards) if self.ppo.recompute_advantages else None
         by = hyperparameters(self.ppo, now, rollout.log_std)
-        table, last_epoch = self._epochs(batch, rows, by, estimate_again)
+        table, last_epoch = self.epochs(batch, rows, by, estimate_again)
         terms, norms = table[:, :TERMS], table[table[:, TERMS] != NO_STEP, TERMS]
         require_finite_terms(terms, norms)
         if not all_finite(self._moments.parameters):
@@ -179,7 +180,7 @@ class FusedLearner:
         self.policy.heads.rescale_values(shift, scale)
         return replace(rollout, values=rollout.values * scale + shift, next_values=rollout.next_values * scale + shift)
 
-    def _epochs(
+    def epochs(
         self,
         batch: Rows,
         rows: NDArray[np.int64],
@@ -203,7 +204,7 @@ class FusedLearner:
             order = rows[self.generator.permutation(len(rows))]
             epoch = table[first : first + per_epoch]
             arguments = (self._network, self._head, self._moments, adam.steps, batch, order)
-            done += learn_epoch(*arguments, by, self._minibatch, self._workspace, epoch)
+            done += self._learn_epoch(*arguments, by, self._minibatch, self._workspace, epoch)
             adam.steps += int(np.count_nonzero(epoch[:, TERMS] != NO_STEP))
             norm = table[done - 1, TERMS]
             if norm == NO_STEP or not math.isfinite(norm) or done - first < per_epoch:
@@ -250,6 +251,41 @@ def learn_epoch(
     workspace: Workspace,
     table: NDArray[np.float64],
 ) -> int:
+    """See `_epoch`."""
+    return _epoch(network, head, moments, steps, batch, order, by, minibatch, workspace, table, False)
+
+
+@compiled_fast
+def learn_penalised_epoch(
+    network: Network,
+    head: Head,
+    moments: Moments,
+    steps: int,
+    batch: Rows,
+    order: NDArray[np.int64],
+    by: Hyperparameters,
+    minibatch: Rows,
+    workspace: Workspace,
+    table: NDArray[np.float64],
+) -> int:
+    """See `_epoch`; the rows have outputs, and the KL from them costs."""
+    return _epoch(network, head, moments, steps, batch, order, by, minibatch, workspace, table, True)
+
+
+@inlined
+def _epoch(
+    network: Network,
+    head: Head,
+    moments: Moments,
+    steps: int,
+    batch: Rows,
+    order: NDArray[np.int64],
+    by: Hyperparameters,
+    minibatch: Rows,
+    workspace: Workspace,
+    table: NDArray[np.float64],
+    is_penalised: bool,
+) -> int:
     """One pass over the rows, a step of the optimiser per minibatch; the number of minibatches that were begun.
 
     Args:
@@ -267,7 +303,8 @@ def learn_epoch(
         if by.normalize_minibatch:
             normalize(minibatch.advantages[:count])
         row = table[done]
-        compute_gradients(network, head, by.loss, part(minibatch, 0, count), workspace, moments.gradients, row)
+        rows = part(minibatch, 0, count)
+        compute_gradients(network, head, by.loss, rows, workspace, moments.gradients, row, is_penalised)
         done += 1
         finite = 0
         for term in range(TERMS):

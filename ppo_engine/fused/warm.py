@@ -1,139 +1,152 @@
-"""Has every function of the fast path compiled, or loaded where its code is kept, before a training needs it.
+"""Calls every function of a part of the engine, so that it is compiled; `ppo_engine.fused.compile` keeps what comes.
 
-Two processes compile it in half the time that one takes: `python -m ppo_engine.fused.warm` does one of the halves.
+All heads, networks and environments share the same machine code. Nothing here asks torch for a gradient: at its first
+one torch starts a thread for each GPU, and a process that forks must have one thread alone.
 """
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Discrete
 
+from ppo_engine.envs.batched import BatchedKernel, BatchedVectorEnvironment
 from ppo_engine.envs.spaces import action_space_of
-from ppo_engine.envs.vector import Vectorization, make_vector_environment
+from ppo_engine.envs.vector import VectorEnvironment, Vectorization, make_vector_environment
+from ppo_engine.fused.acting import Actor, acting, buffers_for, collect_batched, normalization_of
+from ppo_engine.fused.advantages import advantages_and_returns, explained_variance, normalize
+from ppo_engine.fused.divergences import mean_kl
+from ppo_engine.fused.episodes import discounted_returns, finished_episodes
+from ppo_engine.fused.finite import all_finite
+from ppo_engine.fused.gradients import rows_for
 from ppo_engine.fused.gru import GRU_ROOM, gru_backward, gru_forward
+from ppo_engine.fused.heads import head_of, log_probs_and_entropies
+from ppo_engine.fused.loss import Rows
 from ppo_engine.fused.lstm import LSTM_ROOM, Floats, lstm_backward, lstm_forward
-from ppo_engine.fused.rollout import FusedCollector, FusedRollout
-from ppo_engine.fused.update import FusedLearner
+from ppo_engine.fused.network import activations_for, network_of, transpose, write_head
+from ppo_engine.fused.update import FusedLearner, Hyperparameters, hyperparameters
 from ppo_engine.policy import Policy
 from ppo_engine.random import environment_seeds
 from ppo_engine.schedules import coefficients
-from ppo_engine.spec import EnvSpec, PolicySpec, PPOSpec, TrainingSpec
-from ppo_engine.trainer import Trainer
+from ppo_engine.spec import EnvSpec, KLPenaltySpec, PolicySpec, PPOSpec
 
 LITTLE = PolicySpec(hidden_sizes=(2,))
 
 
-def warm() -> None:
-    """Runs one tiny iteration in each way of stepping: a minute's work the first time, a blink afterwards.
-
-    All heads, networks and environments share the same machine code, so that these two compile everything, but for the
-    memories' loops, and what a checkpoint takes that changes from one way of stepping to the other.
-    """
-    for vectorization, mode in (("batched", "minibatch"), ("sync", "batch")):
-        spec = TrainingSpec.model_validate(
-            {
-                "env": {"id": "CartPole-v1", "n_envs": 2, "vectorization": vectorization},
-                "ppo": {
-                    "total_timesteps": 8,
-                    "n_steps": 4,
-                    "batch_size": 4,
-                    "n_epochs": 2,
-                    "normalize_advantage": mode,
-                    "recompute_advantages": True,
-                    "kl_penalty": {},
-                },
-                "backend": "fused",
-                "seed": 0,
-            }
-        )
-        trainer = Trainer(spec)
-        for _ in trainer.iterations():
-            pass
-        trainer.close()
-    _remember()
-    _replay()
+def learning() -> None:
+    """Epochs of minibatches, and what the collector calls of the network."""
+    policy, learner, rows, by = _update(PPOSpec(n_steps=2, batch_size=2, n_epochs=1))
+    learner.epochs(rows, np.arange(2), by, None)
+    network, head = network_of(policy), head_of(policy)
+    transpose(network)
+    log_probs_and_entropies(head, _room(2, 2), _room(0), rows.actions, _room(2), _room(2), _room(2, 2))
 
 
-def warm_collecting() -> None:
-    """All but what a learner calls."""
-    for vectorization in ("batched", "sync"):
-        _collect(vectorization)
-    _remember()
-    _replay()
+def divergence() -> None:
+    """What a penalty on the KL, a rate that follows it, and values that are estimated again take."""
+    policy, learner, rows, by = _update(PPOSpec(n_steps=2, batch_size=2, n_epochs=1, kl_penalty=KLPenaltySpec()))
+    learner.epochs(rows, np.arange(2), by, None)
+    network, activations = network_of(policy), activations_for(network_of(policy), 2)
+    mean_kl(network, head_of(policy), rows.observations, rows.masks, rows.outputs, _room(0), activations)
+    write_head(network, 1, rows.observations, activations, _room(2, 1))
 
 
-def warm_learning() -> None:
-    """What a learner calls, by a rollout of zeros."""
-    steps, envs, features, choices = 2, 2, 4, 2
-    policy = Policy(LITTLE, features, action_space_of(Discrete(choices)), generator=np.random.default_rng(0))
-    ppo = PPOSpec(n_steps=steps, batch_size=2, n_epochs=1)
-    learner = FusedLearner(policy, ppo, np.random.default_rng(0))
-
-    def room(*shape: int) -> Floats:
-        return np.zeros((steps, envs, *shape), np.float32)
-
-    flags = np.zeros((steps, envs), np.bool_)
-    rollout = FusedRollout(
-        raw_observations=room(features),
-        rewards=np.zeros((steps, envs)),
-        terminated=flags,
-        truncated=flags,
-        valid=~flags,
-        observations=room(features),
-        actions=room(1),
-        outputs=room(choices),
-        log_std=np.zeros(0, np.float32),
-        log_probs=room(),
-        values=room(),
-        next_values=room(),
-        last_observation=np.zeros((envs, features), np.float32),
-        final_observations=np.zeros((0, features), np.float32),
-        action_masks=np.zeros((steps, envs, 0), np.bool_),
-    )
-    learner.learn(rollout, rollout.rewards, coefficients(ppo, 0.0))
+def bookkeeping() -> None:
+    """Sums along episodes, which every training takes however it computes, and estimates along rollouts."""
+    rewards, flags, row = np.zeros((1, 1)), np.ones((1, 1), np.bool_), _room(1)
+    finished_episodes(rewards, flags, flags, np.zeros(1), np.zeros(1, np.int64))
+    discounted_returns(rewards, flags, flags, np.zeros(1), 0.99)
+    one = _room(1, 1)
+    advantages_and_returns(one, one, one, flags, flags, 0.99, 0.95, one, one)
+    normalize(row)
+    explained_variance(row, row, np.zeros(1, np.int64))
+    all_finite(row)
+    all_finite(rewards[0])
 
 
-def _collect(vectorization: Vectorization) -> None:
-    """One rollout."""
-    spec = EnvSpec(id="CartPole-v1", n_envs=2, vectorization=vectorization)
-    environment = make_vector_environment(spec, environment_seeds(0, 2))
-    policy = Policy(LITTLE, environment.observation_size, environment.action_space, generator=np.random.default_rng(0))
-    collector = FusedCollector(environment, policy, None, n_steps=2, generator=np.random.default_rng(0))
-    collector.last_observations = environment.reset()
-    collector.collect()
+def batched() -> None:
+    """A rollout of compiled environments."""
+    environment = _environment("batched")
+    environment.reset()
+    assert isinstance(environment, BatchedVectorEnvironment)
+    collect_batched(*_acting(environment, environment.kernel))
+
+
+def stepwise() -> None:
+    """A rollout of environments that Python steps."""
+    environment = _environment("sync")
+    actor, buffers = _acting(environment)
+    for _ in acting(actor, buffers, _room(2, environment.observation_size)):
+        pass
     environment.close()
 
 
-def _remember() -> None:
-    """One step of each memory, there and back, without the training by torch that has these loops.
-
-    At its first gradient torch starts a thread for each GPU, and a fork server must have one alone.
-    """
-
-    def room(*shape: int) -> Floats:
-        return np.zeros(shape, np.float32)
-
-    starts, outputs, both = np.zeros((1, 1), np.bool_), room(1, 1, 1), room(2, 1, 1)
-    left = room(LSTM_ROOM)
-    lstm_forward(room(1, 1, 4), room(4, 1), starts, room(1, 2), outputs, left)
-    lstm_backward(left, room(4, 1), starts, outputs, both, room(1, 1, 4), room(4, 1))
-    left = room(GRU_ROOM)
-    gru_forward(room(1, 1, 3), room(3, 1), room(1), starts, room(1, 1), outputs, left)
-    gru_backward(left, room(3, 1), starts, outputs, both, room(1, 1, 3), room(1, 1, 3), room(3, 1), room(1))
-
-
-def _replay() -> None:
-    """Takes an environment that was stepped from Python on to its compiled form, and steps that from Python too.
-
-    Evaluations step compiled environments from Python, trainings from within a compiled loop.
-    """
-    sync = EnvSpec(id="CartPole-v1", n_envs=1, vectorization="sync")
-    stepped = make_vector_environment(sync, environment_seeds(0, 1))
+def environments() -> None:
+    """Compiled environments from Python: as evaluations step them, and as they resume another's episodes."""
+    stepped, compiled = _environment("sync"), _environment("batched")
     stepped.reset()
-    batched = make_vector_environment(sync.model_copy(update={"vectorization": "batched"}), environment_seeds(0, 1))
-    batched.restore(stepped.state())
-    batched.step(np.zeros((1, 1), np.int64))
-    for environment in (stepped, batched):
+    compiled.restore(stepped.state())
+    compiled.reset()
+    compiled.step(np.zeros((2, 1), np.int64))
+    for environment in (stepped, compiled):
         environment.close()
 
 
-if __name__ == "__main__":
-    warm_learning()
+def episodes() -> None:
+    """What every training counts, however it computes."""
+    rewards, flags = np.zeros((1, 1)), np.ones((1, 1), np.bool_)
+    finished_episodes(rewards, flags, flags, np.zeros(1), np.zeros(1, np.int64))
+    discounted_returns(rewards, flags, flags, np.zeros(1), 0.99)
+
+
+def lstm() -> None:
+    """One step there and back."""
+    starts, outputs, both, left = np.zeros((1, 1), np.bool_), _room(1, 1, 1), _room(2, 1, 1), _room(LSTM_ROOM)
+    lstm_forward(_room(1, 1, 4), _room(4, 1), starts, _room(1, 2), outputs, left)
+    lstm_backward(left, _room(4, 1), starts, outputs, both, _room(1, 1, 4), _room(4, 1))
+
+
+def gru() -> None:
+    """One step there and back."""
+    starts, outputs, both, left = np.zeros((1, 1), np.bool_), _room(1, 1, 1), _room(2, 1, 1), _room(GRU_ROOM)
+    gru_forward(_room(1, 1, 3), _room(3, 1), _room(1), starts, _room(1, 1), outputs, left)
+    gru_backward(left, _room(3, 1), starts, outputs, both, _room(1, 1, 3), _room(1, 1, 3), _room(3, 1), _room(1))
+
+
+WARM: Mapping[str, Callable[[], None]] = {
+    "learning": learning,
+    "batched": batched,
+    "bookkeeping": bookkeeping,
+    "environments": environments,
+    "stepwise": stepwise,
+    "divergence": divergence,
+    "lstm": lstm,
+    "gru": gru,
+}
+"""By the names in `ppo_engine.packs.PARTS`."""
+
+
+def _update(ppo: PPOSpec) -> tuple[Policy, FusedLearner, Rows, Hyperparameters]:
+    """What an update by two rows takes."""
+    policy = Policy(LITTLE, 4, action_space_of(Discrete(2)), generator=np.random.default_rng(0))
+    rows = rows_for(policy, 2, outputs=0 if ppo.kl_penalty is None else 2)
+    by = hyperparameters(ppo, coefficients(ppo, 0.0), _room(0))
+    return policy, FusedLearner(policy, ppo, np.random.default_rng(0)), rows, by
+
+
+def _acting(environment: VectorEnvironment, *between: BatchedKernel) -> tuple[Any, ...]:
+    """The arguments of what collects a rollout."""
+    actions = environment.action_space
+    policy = Policy(LITTLE, environment.observation_size, actions, generator=np.random.default_rng(0))
+    network = network_of(policy)
+    actor = Actor(network, head_of(policy), normalization_of(None), _room(0), activations_for(network, 2))
+    return actor, *between, buffers_for(environment, policy, 2)
+
+
+def _environment(vectorization: Vectorization) -> VectorEnvironment:
+    spec = EnvSpec(id="CartPole-v1", n_envs=2, vectorization=vectorization)
+    return make_vector_environment(spec, environment_seeds(0, 2))
+
+
+def _room(*shape: int) -> Floats:
+    return np.zeros(shape, np.float32)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pydantic import JsonValue
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Row, func, insert, null, select, update
 from sqlalchemy.orm import Session
 
 from ppo_jobs import tables
@@ -151,6 +151,16 @@ def renew(session: Session, claim_key: ClaimKey, *, lease_seconds: float) -> Ren
     return Renewal(cancel_requested=row.cancel_requested_at is not None)
 
 
+def explain(session: Session, job_id: str, attempt: int, reason: Reason) -> None:
+    """Says why a running job does not train yet; `set_runtime` takes it back.
+
+    Raises:
+        LeaseLost: the attempt no longer owns the job.
+    """
+    moment = later_of(now(), _jobs.c.updated_at)
+    _guarded(session, job_id, attempt, status_reason=storable_reason(reason), updated_at=moment)
+
+
 def set_runtime(
     session: Session,
     job_id: str,
@@ -158,13 +168,13 @@ def set_runtime(
     runtime: dict[str, JsonValue],
     resumed_from_checkpoint_id: str | None,
 ) -> None:
-    """Records what the attempt's child decided.
+    """Records what the attempt's child decided; it waits for nothing any more.
 
     Raises:
         LeaseLost: the attempt no longer owns the job.
     """
     moment = later_of(now(), _jobs.c.updated_at)
-    _guarded(session, job_id, attempt, runtime=runtime, updated_at=moment)
+    _guarded(session, job_id, attempt, runtime=runtime, status_reason=null(), updated_at=moment)
     session.execute(
         update(_attempts)
         .where(_attempts.c.job_id == job_id, _attempts.c.number == attempt)

@@ -7,6 +7,6 @@ for callers that are compiled themselves, `environment` makes a `VectorEnvironme
 from ppo_engine.envs.batched.batch import BatchedKernel
 from ppo_engine.envs.batched.environment import BatchedVectorEnvironment
 from ppo_engine.envs.batched.kernel import step_all
-from ppo_engine.envs.batched.kinds import is_batched
+from ppo_engine.envs.batched.kinds import is_batched, will_be_batched
 
-__all__ = ["BatchedKernel", "BatchedVectorEnvironment", "is_batched", "step_all"]
+__all__ = ["BatchedKernel", "BatchedVectorEnvironment", "is_batched", "step_all", "will_be_batched"]

@@ -79,6 +79,12 @@ def is_batched(env: EnvSpec) -> bool:
     return kind_of(env) is not None
 
 
+def will_be_batched(env: EnvSpec) -> bool:
+    """Whether that is how `make_vector_environment` has it stepped, be it asked for or the best there is."""
+    can_be = env.frame_stack == 1 and not env.action_masks and is_batched(env)
+    return env.vectorization == "batched" or (env.vectorization == "auto" and can_be)
+
+
 def kind_of(env: EnvSpec) -> Kind | None:
     """What an environment is compiled as; None where it is not `is_batched`."""
     try:

@@ -3,10 +3,12 @@
 Packs lie in a directory that is named for the sources of everything that is compiled, the versions of the compiler and
 the model of CPU, below NUMBA_CACHE_DIR or the user's cache directory. Only `ppo_engine.fused.compile` writes any, and
 a process reads each once: what is written there later, by whomever, reaches none that has read it. They are read with
-pickle, so a directory that others can write to is not used.
+pickle, so a directory that others can write to is not used. A worker tells its children by the variable `DIGESTS` which
+packs it found when it started: no other is read in their place, since environment code might have written it.
 """
 
 import hashlib
+import json
 import logging
 import os
 import pickle
@@ -31,29 +33,27 @@ COMPILERS = ("llvmlite", "numba")
 PARTS = ("bookkeeping", "learning", "batched", "environments", "stepwise", "divergence", "lstm", "gru")
 """Of the engine: what is compiled together, in the order in which most jobs want it; see `ppo_engine.fused.warm`."""
 
+DIGESTS = "PPO_PACK_DIGESTS"
 SUFFIX = ".pack"
 STALE_SECONDS = 86_400.0
 
 Pack: TypeAlias = dict[str, dict[str, tuple[bytes, bytes]]]
 """Of each function, `module.name`, and each signature as text: the types of its arguments and its machine code."""
 
-_read: dict[str, Pack] = {}
-"""The packs that this process has read, by part."""
+_read: dict[str, Pack | None] = {}
+"""The packs that this process has read, by part; None where there was one that is not to be used."""
 
 
 def read(part: str) -> Pack | None:
     """A part's machine code; None where there is none that can be used. Asking keeps it from being deleted."""
     if part not in _read and (file := file_of(part)) is not None:
         try:
-            digest, _, content = file.read_bytes().partition(b"\n")
-            if hashlib.sha256(content).hexdigest().encode() != digest:
-                raise ValueError("it is damaged")
-            _read[part] = pickle.loads(content)
+            _read[part] = _content(part, file.read_bytes())
         except FileNotFoundError:
             return None
         except Exception as error:  # Whatever unpickling may raise.
             log.warning("compiled code cannot be read from %s: %s", file, error)
-            return None
+            _read[part] = None
         with suppress(OSError):
             os.utime(file.parent)
     return _read.get(part)
@@ -63,6 +63,36 @@ def is_kept(part: str) -> bool:
     """Whether there is a file of a part's machine code, which need not be usable."""
     file = file_of(part)
     return file is not None and file.exists()
+
+
+def digests() -> dict[str, str]:
+    """Of each pack that is there, by part: what a process is told that shall read no other."""
+    files = {part: file_of(part) for part in PARTS if is_kept(part)}
+    return {part: hashlib.sha256(file.read_bytes()).hexdigest() for part, file in files.items() if file is not None}
+
+
+def trust(part: str) -> None:
+    """Read a part's machine code whatever was there when the worker started: a process of ours has just compiled it."""
+    _expected().pop(part, None)
+    if _read.get(part) is None:
+        _read.pop(part, None)
+
+
+@cache
+def _expected() -> dict[str, str]:
+    told: dict[str, str] = json.loads(os.environ.get(DIGESTS) or "{}")
+    return told
+
+
+def _content(part: str, data: bytes) -> Pack:
+    """What a pack holds. Raises ValueError where it is not the one that is expected, or not whole."""
+    digest, _, content = data.partition(b"\n")
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        raise ValueError("it is damaged")
+    if (expected := _expected().get(part)) and expected != hashlib.sha256(data).hexdigest():
+        raise ValueError("it is another than the worker found when it started")
+    pack: Pack = pickle.loads(content)
+    return pack
 
 
 def write(part: str, pack: Pack) -> None:

@@ -14,11 +14,12 @@ from typing import IO, Any, Protocol
 
 import psutil
 
+from ppo_engine import packs
 from worker.protocol import Assignment, Command
 
 ALLOWED = (
     "HOME", "LANG", "LD_LIBRARY_PATH", "NUMBA_CACHE_DIR", "PATH", "PYTHONHOME", "PYTHONPATH", "TMPDIR", "TZ", "USER",
-    "VIRTUAL_ENV", "XDG_CACHE_HOME",
+    "VIRTUAL_ENV", "XDG_CACHE_HOME", packs.DIGESTS,
 )  # fmt: skip
 ALLOWED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "MUJOCO_", "PYGLET_", "SDL_")
 """What environment code may see of the worker's variables: no address, no key."""

@@ -4,6 +4,7 @@ The main process registers the worker and beats for it; each pool process is a s
 children do, and a GPU belongs to the child that was given it.
 """
 
+import json
 import logging
 import os
 import time
@@ -126,6 +127,7 @@ def disappear(**_: Any) -> None:
 def open_slot(**_: Any) -> None:
     global _work
     kernel.adopt_orphans()
+    os.environ[packs.DIGESTS] = json.dumps(packs.digests())
     queue = QueueName(os.environ[QUEUE_VARIABLE])
     gpu = current_process().index if queue is QueueName.CUDA else None
     slot = Slot(

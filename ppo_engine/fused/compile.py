@@ -58,6 +58,8 @@ def require(parts: Collection[str]) -> None:
     if lacking := missing(parts):
         command = [sys.executable, "-P", "-m", "ppo_engine.fused.compile", *lacking]
         subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
+        for part in lacking:
+            packs.trust(part)
     from ppo_engine.compiled import load
 
     for part in packs.PARTS:

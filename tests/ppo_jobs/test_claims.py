@@ -107,6 +107,7 @@ STALE_WRITES: dict[str, Callable[[Session, Claim], Any]] = {
     ),
     "requeue": lambda session, owner: claims.requeue(session, *owner.key, outcome=AttemptOutcome.LOST, reason=LOST),
     "renew": lambda session, owner: claims.renew(session, owner.key, lease_seconds=9),
+    "explain": lambda session, owner: claims.explain(session, *owner.key, claims.Reason("engine_compiling", "…")),
     "set_runtime": lambda session, owner: claims.set_runtime(session, *owner.key, {}, None),
     "append_log": lambda session, owner: logs.append_log(session, *owner.key, "stale"),
 }

@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import signal
 import sqlite3
 import time
@@ -51,6 +52,26 @@ def test_a_job_is_trained_to_its_last_timestep_and_told_whole(place: Workplace) 
     assert job.usage.cpu_seconds > 0
     assert job.runtime["vectorization"] == "sync"
     assert runs_left(place) == []
+
+
+def test_a_job_that_waits_for_the_compiler_says_so_and_no_longer_than_that(
+    place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "code"))
+    # In torch, so that the part that counts episodes is all there is to compile.
+    job_id = place.accept(spec_of("test/Slow-v0", iterations=50, backend="torch"))
+
+    def reason() -> str | None:
+        status = place.job(job_id).status_reason
+        return status and f"{status.code}: {status.message}"
+
+    with place.running(place.claim()):
+        told = eventually(reason)
+        assert re.fullmatch(r"engine_compiling: the engine is being compiled .*, about \d+ s left", told)
+        eventually(place.reached(job_id, 1))
+        assert (place.job(job_id).status, reason()) == (JobStatus.RUNNING, None)
+        cancel(place, job_id)
+        eventually(place.ended(job_id, JobStatus.CANCELLED))
 
 
 def test_what_arguments_do_to_spaces_is_settled_by_the_first_attempt_and_kept(

@@ -1,17 +1,21 @@
 """Children that are forked from a slot's warm process, and what becomes of jobs when that process fails."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
 
+from ppo_engine import packs
 from ppo_jobs.repository import jobs, logs
 from ppo_jobs.states import AttemptOutcome, JobStatus, ReasonCode
 from tests.environments import PLUGIN_PATH
@@ -102,6 +106,41 @@ def test_a_forked_child_has_a_group_a_directory_a_log_and_nothing_else_of_the_se
             jobs.request_cancel(session, place.tenant, job_id)
         eventually(place.ended(job_id, JobStatus.CANCELLED), seconds=5)
     assert not child.is_running()
+
+
+def test_machine_code_that_an_environment_wrote_is_loaded_by_no_other_job(
+    place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by the server that there was, nor by one that takes its place, nor by a child without a server."""
+    # In torch, so that little is compiled anew.
+    spec = spec_of(iterations=2, backend="torch")
+    sound = run(place, spec, None)
+    kept, mine = packs.directory(), tmp_path / "code" / packs.sources_digest()
+    assert kept is not None
+    shutil.copytree(kept, mine)
+    for directory in (mine.parent, mine):
+        directory.chmod(0o700)
+    with pytest.MonkeyPatch.context() as here:
+        here.setattr(packs, "directory", lambda: mine)
+        monkeypatch.setenv(packs.DIGESTS, json.dumps(packs.digests()))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(mine.parent))
+    variables = child_variables({**os.environ, "PYTHONPATH": str(PLUGIN_PATH)}, threads=1, gpu=None)
+    with closing(ForkServer(variables, directory=tmp_path)) as server:
+        server.tend()
+        assert (
+            run(place, spec | {"env": spec["env"] | {"id": "test/WritesMachineCode-v0"}}, server).status
+            is JobStatus.SUCCEEDED
+        )
+        assert all(b".loaded" in file.read_bytes() for file in mine.glob("*.pack"))
+        jobs_after = [run(place, spec, server)]
+        for process in fork_servers():
+            process.kill()
+            process.wait(10)
+        server.tend()
+        jobs_after += [run(place, spec, other) for other in (server, None)]
+    assert {place.policy_sha256(job.id) for job in jobs_after} == {place.policy_sha256(sound.id)}
+    assert not list(mine.glob("*.loaded"))
+    assert b".loaded" not in (mine / "bookkeeping.pack").read_bytes(), "it was compiled again"
 
 
 def test_a_server_that_died_while_it_waited_costs_the_next_job_no_attempt(place: Workplace, server: ForkServer) -> None:

@@ -77,6 +77,7 @@ ENVIRONMENTS = {
     "switches:SharedTensor": 20,
     "switches:SharedArrayLike": 20,
     "deadly:StartsDaemons": 20,
+    "deadly:WritesMachineCode": 20,
 }
 """Entry points within the package, and after how many steps an episode is truncated."""
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.laps import Mark, speed
-from benchmarks.record import RESULTS, Record, append, machine, run_module, table, versions
+from benchmarks.record import RESULTS, Record, append, machine, run_module, table, versions, with_own_kernels
 
 ENV_ID = "BreakoutNoFrameskip-v4"
 N_ENVS, N_STEPS = 8, 128
@@ -75,6 +75,7 @@ def train_sb3(iterations: int, *, threads: int) -> Record:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table, and appends each run to `results/atari.jsonl`."""
+    with_own_kernels()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.atari", description=main.__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=4)

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.record import machine, table, versions
+from benchmarks.record import machine, table, versions, with_own_kernels
 from benchmarks.tasks import Task
 from benchmarks.throughput import OWN_PACKAGES, PEER_PACKAGES, compare, header, present, rows, summary
 
@@ -83,6 +83,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print(NO_DEVICE, file=sys.stderr)
         return 2
+    with_own_kernels()
     device, limit = torch.cuda.get_device_name(), limits()
     taking_part, absences = present(CONTESTANTS, TASK, versions(*OWN_PACKAGES) | peers.installed(PEER_PACKAGES))
     with tempfile.TemporaryDirectory(prefix="ppo-bench-") as cache:

@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.contestants import ENDLESS, hold_to_one_core
-from benchmarks.record import Record, machine, table
+from benchmarks.record import Record, machine, table, with_own_kernels
 from benchmarks.tasks import TASKS, Task, training_spec
 
 WARM_UP = 3
@@ -178,6 +178,7 @@ def shares(record: Record) -> str:
 
 def main() -> int:
     """Prints the profile as one JSON object."""
+    with_own_kernels()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
     parser.add_argument("task", choices=list(TASKS))
     parser.add_argument("--backend", choices=["auto", "torch", "fused"], default="auto")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.record import with_own_kernels
 from ppo_engine.evaluate import evaluate
 from ppo_engine.spec import TrainingSpec
 from ppo_engine.trainer import Trainer
@@ -135,6 +136,7 @@ def listed(numbers: list[float], digits: int) -> str:
 
 
 def main() -> None:
+    with_own_kernels()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=["cartpole", "tmaze", "cost"])
     parser.add_argument("--seeds", type=int, default=3)

@@ -17,7 +17,18 @@ from typing import Literal
 from pydantic import JsonValue
 
 from benchmarks.contestants import hold_to_one_core, train_ours
-from benchmarks.record import REPOSITORY, RESULTS, Record, append, machine, read, run_module, table, versions
+from benchmarks.record import (
+    REPOSITORY,
+    RESULTS,
+    Record,
+    append,
+    machine,
+    read,
+    run_module,
+    table,
+    versions,
+    with_own_kernels,
+)
 from benchmarks.tasks import Task, training_spec
 from ppo_engine.presets import resolve
 from ppo_engine.presets.backends import choose_backend
@@ -109,6 +120,7 @@ def rows(speeds: Mapping[Cell, float], environments: Sequence[int], widths: Sequ
 
 def main() -> int:
     """Prints the table; with --json, one JSON object as the last line instead."""
+    with_own_kernels()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--runs", type=int, default=1, help="of each cell; the median is printed")
     parser.add_argument("--environments", nargs="+", type=int, default=list(ENVIRONMENTS))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from benchmarks.record import RESULTS, Record, append, machine, run_module, versions
+from benchmarks.record import RESULTS, Record, append, machine, run_module, versions, with_own_kernels
 from benchmarks.tasks import TASKS, Task, training_spec
 from ppo_client import Client
 from ppo_engine.spec import MetricsSpec, TrainingSpec
@@ -106,6 +106,7 @@ def _spread(records: JsonValue) -> str:
 
 def main() -> int:
     """Prints both throughputs and their ratio; with --json, one JSON object as the last line."""
+    with_own_kernels()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
     parser.add_argument("--task", choices=list(TASKS), default="cartpole")
     parser.add_argument("--seconds", type=float, default=40.0, help="how long a job shall take, about")

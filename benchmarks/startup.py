@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.record import RESULTS, Record, append, machine, versions
+from benchmarks.record import RESULTS, Record, append, machine, versions, with_own_kernels
 from ppo_client import Client, JobHandle
 from ppo_jobs.states import EventType, JobStatus
 from scripts.demo import service
@@ -85,6 +85,7 @@ def _peak_bytes(process: psutil.Process) -> int:
 
 def main() -> int:
     """Prints latencies and memory; with --json, one JSON object as the last line."""
+    with_own_kernels()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__)
     parser.add_argument("--jobs", type=int, default=20, help="how many come after the first")
     parser.add_argument("--json", action="store_true")

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from benchmarks.record import RESULTS, Record, append, machine, versions
+from benchmarks.record import RESULTS, Record, append, machine, versions, with_own_kernels
 from ppo_jobs.states import JobStatus
 from scripts.demo import service
 
@@ -164,6 +164,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def main() -> int:
     """Prints rate and latencies; with --json, one JSON object as the last line."""
+    with_own_kernels()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.submissions", description=__doc__)
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=20.0, help="for how long, at the most")

@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from benchmarks import peers
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.profile import shares
-from benchmarks.record import RESULTS, Record, append, machine, run_module, table, versions
+from benchmarks.record import RESULTS, Record, append, machine, run_module, table, versions, with_own_kernels
 from benchmarks.tasks import TASKS, Task
 
 AT_HOME = ("ours", "ours-torch", "sb3", "raw")
@@ -213,6 +213,7 @@ def _or_blank(value: float | None, form: str) -> str:
 
 def main() -> int:
     """Prints a table for each task; with --json, one JSON object as the last line instead."""
+    with_own_kernels()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))

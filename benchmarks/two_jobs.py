@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from benchmarks.laps import Mark, speed
-from benchmarks.record import ONE_THREAD, REPOSITORY, RESULTS, Record, append, machine, versions
+from benchmarks.record import ONE_THREAD, REPOSITORY, RESULTS, Record, append, machine, versions, with_own_kernels
 from benchmarks.tasks import TASKS, Task, training_spec
 
 SECONDS = 10.0
@@ -112,6 +112,7 @@ def _speed_per_cpu_second(job: Record) -> float:
 
 def main() -> int:
     """Prints what each job keeps; with --json, one JSON object as the last line."""
+    with_own_kernels()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.two_jobs", description=__doc__)
     parser.add_argument("--task", choices=list(TASKS), default="cartpole")
     parser.add_argument("--backend", choices=["auto", "torch", "fused"], default="auto")

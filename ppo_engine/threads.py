@@ -22,9 +22,10 @@ def limit_threads(threads: int) -> None:
 def blas_kernels() -> str:
     """The BLAS libraries of this process, and for which CPU each chose its kernels, when it was loaded.
 
-    The compiled loops take half their speed from them: with those of another CPU, which `OPENBLAS_CORETYPE` asks for,
-    CartPole trained at 0.53 of its speed.
+    The compiled loops take half their speed from them; see `ppo_engine.machine.misleading`.
     """
+    import scipy.linalg.cython_blas  # noqa: F401
+
     libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
     names = {f"{one['internal_api']} {one['version']} {one.get('architecture', '')}".strip() for one in libraries}
     return ", ".join(sorted(names))

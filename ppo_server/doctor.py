@@ -14,6 +14,12 @@ from ppo_jobs.repository import workers
 from ppo_jobs.settings import Settings
 from ppo_server.readiness import visible_gpus
 
+KERNELS = """
+import json, os
+from ppo_engine.machine import misleading
+from ppo_engine.threads import blas_kernels
+print(json.dumps([blas_kernels(), misleading(os.environ)]))
+"""
 TORCH = """
 import json, torch
 gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
@@ -38,6 +44,7 @@ def examine(settings: Settings) -> list[Finding]:
         *database(settings),
         broker(settings),
         *torch_and_gpus(),
+        *kernels(),
     ]
 
 
@@ -82,6 +89,17 @@ def broker(settings: Settings) -> Finding:
     if broker_answers(celery_app(settings)):
         return Finding("broker", True, f"{kind} answers")
     return Finding("broker", False, f"{kind} does not answer; jobs still start, some seconds later")
+
+
+def kernels() -> list[Finding]:
+    """For which CPU the matrix products of trainings were made; in a process of its own, as with torch."""
+    asked = subprocess.run([sys.executable, "-c", KERNELS], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        return []  # Without torch, which is told already.
+    words, astray = json.loads(asked.stdout)
+    if astray:
+        words += f"; {' and '.join(astray)} may choose kernels of another CPU, which halves the speed of trainings"
+    return [Finding("BLAS", not astray, words)]
 
 
 def torch_and_gpus() -> list[Finding]:

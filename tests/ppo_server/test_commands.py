@@ -55,6 +55,16 @@ def test_the_doctor_says_what_is_wrong(settings: Settings, tmp_path: Path) -> No
     assert doctor.disk(settings).words.endswith("GiB free")
 
 
+def test_the_doctor_names_kernels_of_another_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    (plain,) = doctor.kernels()
+    assert plain.is_fine and plain.words.startswith("openblas ")
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Nehalem")
+    (astray,) = doctor.kernels()
+    assert not astray.is_fine and "Nehalem; OPENBLAS_CORETYPE may choose kernels of another CPU" in astray.words
+
+
 def test_the_key_file_is_kept_while_it_opens_the_database_and_replaced_when_not(
     database: Database, tmp_path: Path
 ) -> None:

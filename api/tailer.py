@@ -123,10 +123,6 @@ class Tailer:
             if tail.followers == 0:
                 del self._tails[job.id]
 
-    def tail_of(self, job_id: str) -> Tail | None:
-        """The tail of a job, if anybody follows it."""
-        return self._tails.get(job_id)
-
     async def run(self) -> None:
         """Poll while anything is followed, until `stop`."""
         while not self.stopped.is_set():

@@ -8,7 +8,7 @@ manifest.json        sizes and sha256 of every file, written last: a directory w
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,17 +129,6 @@ def verify(directory: Path) -> CheckpointManifest:
         if found.sha256 != expected.sha256:
             raise CheckpointCorrupt(f"{expected.name} is damaged: its sha256 is not that of the manifest")
     return manifest
-
-
-def newest_verified(directories: Iterable[Path]) -> Path | None:
-    """Of those checkpoints that are whole, the one that is furthest on; None if none is."""
-    whole: list[tuple[int, Path]] = []
-    for directory in directories:
-        try:
-            whole.append((verify(directory).iteration, directory))
-        except (CheckpointCorrupt, CheckpointMismatch):
-            continue
-    return max(whole)[1] if whole else None
 
 
 def sync(path: Path) -> None:

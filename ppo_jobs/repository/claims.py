@@ -70,8 +70,6 @@ class ProgressUpdate:
 
     timesteps: int
     iteration: int
-    fps: float | None = None
-    """Environment steps per second of late; None leaves what was known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,24 +197,17 @@ def append(
     *,
     progress: ProgressUpdate | None = None,
     usage: UsageDelta | None = None,
-    after_seq: int | None = None,
 ) -> int:
     """Adds events to the ledger and keeps the job's progress, usage and latest metrics in step with them.
 
     Args:
         progress: None takes it from the newest entry that tells of an iteration.
-        after_seq: the ledger's end as the caller knows it. When a commit's answer was lost, repeat the same call with
-            the same number: if the first one did commit, nothing is written twice.
 
     Returns: the seq of the ledger's newest event.
 
     Raises:
         LeaseLost: the attempt no longer owns the job.
     """
-    if after_seq is not None:
-        last_seq = _owned_row(session, job_id, attempt).last_seq
-        if last_seq > after_seq:
-            return int(last_seq)
     spent = usage or UsageDelta()
     row = _guarded(
         session,
@@ -398,8 +389,6 @@ def _progress_columns(row: Row[Any], entries: Sequence[Entry], progress: Progres
         columns["fps"] = metrics["time/fps"]
     if progress is not None:
         columns |= {"timesteps": progress.timesteps, "iteration": progress.iteration}
-        if progress.fps is not None:
-            columns["fps"] = progress.fps
     elif told:
         columns |= {"timesteps": told[-1].data["timesteps"], "iteration": told[-1].data["iteration"]}
     if "iteration" in columns and columns["iteration"] != row.iteration:

@@ -126,7 +126,7 @@ def test_a_client_that_reads_nothing_is_not_fed_from_memory(settings, database, 
             until(lambda: app.state.services.streams.open_count == 1)
             for start in range(0, 4000, 200):
                 deployment.append_large(database, running, range(start + 1, start + 201), kilobytes=10)
-            tail = app.state.services.tailer.tail_of(running)
+            tail = app.state.services.tailer._tails[running]
             until(lambda: tail.last_seq == 4002)
             assert tail.kept_bytes <= 600_000
             assert app.state.services.database.engine.pool.checkedout() == 0

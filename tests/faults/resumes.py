@@ -13,14 +13,16 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 import numpy as np
 
-from ppo_engine.checkpoint import CheckpointManifest, newest_verified
+from ppo_engine.checkpoint import CheckpointManifest, verify
+from ppo_engine.errors import CheckpointCorrupt
 from ppo_engine.presets import resolve
 from ppo_engine.spec import TrainingSpec
 from ppo_jobs.states import EventType
@@ -67,6 +69,15 @@ def spec_of(env_id: str, vectorization: str) -> TrainingSpec:
         "seed": 1,
     }
     return resolve(TrainingSpec.model_validate(document))
+
+
+def newest_verified(directories: Iterable[Path]) -> Path | None:
+    """Of those checkpoints that are whole, the one that is furthest on; None if none is."""
+    whole: list[tuple[int, Path]] = []
+    for directory in directories:
+        with suppress(CheckpointCorrupt):
+            whole.append((verify(directory).iteration, directory))
+    return max(whole)[1] if whole else None
 
 
 def train(spec: TrainingSpec, folder: Path, chance: random.Random | None, *, cuts: int) -> Attempts:

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ppo_engine.checkpoint import MANIFEST, begin, newest_verified, read_arrays, seal, serialized, verify
+from ppo_engine.checkpoint import MANIFEST, begin, read_arrays, seal, serialized, verify
 from ppo_engine.errors import CheckpointCorrupt, CheckpointMismatch
 
 
@@ -104,15 +104,6 @@ def test_writing_into_a_checkpoint_takes_its_manifest_away_first(tmp_path: Path)
     begin(tmp_path)
     with pytest.raises(CheckpointCorrupt):
         verify(tmp_path)
-
-
-def test_the_newest_checkpoint_that_is_whole_is_found(tmp_path: Path) -> None:
-    for iteration in (2, 10, 9):
-        write_checkpoint(tmp_path / str(iteration), iteration=iteration)
-    (tmp_path / "10" / "state.json").write_text("broken")
-    (tmp_path / "11").mkdir()
-    assert newest_verified(tmp_path.iterdir()) == tmp_path / "9"
-    assert newest_verified([tmp_path / "11"]) is None
 
 
 def test_arrays_that_are_no_safetensors_are_corrupt(tmp_path: Path) -> None:

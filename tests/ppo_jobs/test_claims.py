@@ -88,7 +88,6 @@ def test_a_claim_counts_the_attempt_and_opens_it(database: Database, tenant: str
 
 STALE_WRITES: dict[str, Callable[[Session, Claim], Any]] = {
     "append": lambda session, owner: claims.append(session, *owner.key, [metrics(1)]),
-    "append_again": lambda session, owner: claims.append(session, *owner.key, [metrics(1)], after_seq=owner.last_seq),
     "checkpoint": lambda session, owner: checkpoints.insert_checkpoint(
         session,
         *owner.key,
@@ -234,36 +233,29 @@ def test_appending_numbers_events_without_a_gap(database: Database, tenant: str)
 
 def test_appending_keeps_progress_usage_and_latest_metrics(database: Database, tenant: str) -> None:
     owner = running(database, tenant)
+    speed = Entry(EventType.METRICS, 3, {"iteration": 3, "timesteps": 30, "metrics": {"time/fps": 50.0}})
     with database.write() as session:
         claims.append(
             session,
             *owner.key,
-            [metrics(1, ep_rew_mean=1.0, ep_len_mean=7.0), metrics(2, ep_rew_mean=2.0)],
+            [metrics(1, ep_rew_mean=1.0, ep_len_mean=7.0), metrics(2, ep_rew_mean=2.0), speed],
             usage=UsageDelta(cpu_seconds=1.5, gpu_seconds=0.5, env_steps=20, train_seconds=2.0),
         )
         claims.append(
             session,
             *owner.key,
             [],
-            progress=ProgressUpdate(timesteps=250, iteration=25, fps=50.0),
+            progress=ProgressUpdate(timesteps=250, iteration=25),
             usage=UsageDelta(cpu_seconds=0.5, env_steps=10, train_seconds=1.0),
         )
     now_running = job(database, tenant, owner.job_id)
-    assert now_running.latest_metrics == {"rollout/ep_rew_mean": 2.0, "rollout/ep_len_mean": 7.0}
+    assert now_running.latest_metrics == {"rollout/ep_rew_mean": 2.0, "rollout/ep_len_mean": 7.0, "time/fps": 50.0}
     progress = now_running.progress
     assert (progress.timesteps, progress.iteration, progress.fraction, progress.fps) == (250, 25, 0.25, 50.0)
     assert progress.eta_seconds == (1000 - 250) / 50
     assert (now_running.usage.cpu_seconds, now_running.usage.gpu_seconds, now_running.usage.env_steps) == (2.0, 0.5, 30)
     _requeue(database, owner)
     assert claim(database).train_seconds_before == 3.0
-
-
-def test_a_batch_whose_commit_was_not_answered_is_not_written_twice(database: Database, tenant: str) -> None:
-    owner = running(database, tenant)
-    for _ in range(3):
-        with database.write() as session:
-            assert claims.append(session, *owner.key, [metrics(1), metrics(2)], after_seq=owner.last_seq) == 4
-    assert len(_ledger(database, tenant, owner.job_id)) == 4
 
 
 def test_a_transaction_that_fails_leaves_no_number_behind(database: Database, tenant: str) -> None:

@@ -15,7 +15,7 @@ help:
 	@echo "make up              run the service on http://127.0.0.1:8000 until Ctrl-C"
 	@echo "make test            all tests, on SQLite and the embedded broker"
 	@echo "make check           lint, types and import contracts"
-	@echo "make faults          the long campaign of injected faults"
+	@echo "make faults          the long campaigns of injected faults"
 	@echo "make probe-matrix    every combination of head, memory, estimator and objective against its closed form"
 	@echo "make bench           training throughput beside the peers, of two jobs at once, of a job beside the engine; its start"
 	@echo "make bench-atari     training throughput on Breakout with a CNN, beside Stable-Baselines3"

@@ -49,3 +49,11 @@ def test_every_resume_is_what_it_is_called(capsys: pytest.CaptureFixture[str]) -
     with capsys.disabled():
         status = subprocess.run([sys.executable, "-m", "tests.faults.resumes"], check=False).returncode
     assert status == 0
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+def test_outages_that_end_by_themselves_cost_no_job(capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        status = subprocess.run([sys.executable, "-m", "tests.faults.outages", "--seed", "1"], check=False).returncode
+    assert status == 0

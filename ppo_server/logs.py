@@ -2,8 +2,10 @@
 
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 LONGEST_LOG_BYTES = 16 << 20
 
@@ -45,14 +47,23 @@ class LogFollower:
         for log in self._followed:
             for line in _new_lines(log):
                 if NOTEWORTHY.search(line):
-                    print(f"{log.name:{width}} | {line}", file=sys.stderr, flush=True)
+                    tell(f"{log.name:{width}} | {line}", sys.stderr)
+
+
+def tell(words: str, file: TextIO) -> None:
+    """Print; a terminal that is gone, or a file on a full disk, ends no service."""
+    with suppress(OSError, ValueError):
+        print(words, file=file, flush=True)
 
 
 def _new_lines(log: _Followed) -> list[str]:
-    """Whole lines written since the last look."""
-    with log.path.open("rb") as file:
-        file.seek(log.offset)
-        data = file.read(1 << 20)
+    """Whole lines written since the last look; none of a file that is gone."""
+    try:
+        with log.path.open("rb") as file:
+            file.seek(log.offset)
+            data = file.read(1 << 20)
+    except OSError:
+        return []
     whole = data[: data.rfind(b"\n") + 1]
     log.offset += len(whole)
     return whole.decode(errors="replace").splitlines()

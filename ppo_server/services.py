@@ -58,18 +58,25 @@ class RunningService:
         if self._restart_at is not None:
             if now >= self._restart_at:
                 self._restart_at = None
-                self._process = self._start()
+                try:
+                    self._process = self._start()
+                except OSError as error:
+                    self._wait(now, f"could not be started: {error}")
             return
         if (returncode := self._process.poll()) is None:
             if (still := self._stillness.look()) >= self.service.still_seconds:
                 logger.warning("%s does nothing any more for %.0f s and is killed", self.service.name, still)
                 self._end_group()
             return
-        self.crashes += 1
         self._end_group()
         if now - self._started_at >= STEADY_SECONDS:
             self._backoff = FIRST_BACKOFF_SECONDS
-        logger.warning("%s ended with status %s; it starts again in %g s", self.service.name, returncode, self._backoff)
+        self._wait(now, f"ended with status {returncode}")
+
+    def _wait(self, now: float, why: str) -> None:
+        """Before it is started again."""
+        self.crashes += 1
+        logger.warning("%s %s; it starts again in %g s", self.service.name, why, self._backoff)
         self._restart_at = now + self._backoff
         self._backoff = min(2 * self._backoff, LONGEST_BACKOFF_SECONDS)
 

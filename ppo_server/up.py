@@ -14,7 +14,7 @@ from ppo_jobs import kernel
 from ppo_jobs.log_lines import configure_logging
 from ppo_jobs.settings import Settings
 from ppo_jobs.states import QueueName
-from ppo_server.logs import LogFollower, start_afresh
+from ppo_server.logs import LogFollower, start_afresh, tell
 from ppo_server.readiness import CannotStart, answers, free_port, local_url, sole_user, visible_gpus, write_private
 from ppo_server.secrets import put_away
 from ppo_server.services import RunningService, Service, stop_all
@@ -183,4 +183,4 @@ def running(logs: Path, signals: Signals) -> Iterator[Services]:
 
 
 def say(words: str) -> None:
-    print(f"ppo: {words}", flush=True)
+    tell(f"ppo: {words}", sys.stdout)

@@ -1,3 +1,6 @@
+import errno
+import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from ppo_server.__main__ import main
 from ppo_server.first_start import ensure_api_key
 from ppo_server.logs import LogFollower, start_afresh
 from ppo_server.readiness import CannotStart, free_port, local_url, visible_gpus, write_private
+from ppo_server.up import say
 
 
 def ppo(settings: Settings, *arguments: str):
@@ -123,3 +127,25 @@ def test_the_terminal_shows_trouble_and_ends_of_jobs_and_nothing_else(tmp_path: 
         "api | 2026-11-20T14:24:01Z WARNING worker.lease: late",
         "api | 2026-11-20T14:24:03Z INFO ppo_jobs.repository.transitions: job job_01 is succeeded",
     ]
+
+
+class Full(io.StringIO):
+    """As a file on a full disk."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "no space left")
+
+
+def test_a_terminal_that_takes_nothing_and_a_log_that_is_gone_end_no_service(tmp_path: Path, monkeypatch) -> None:
+    """Both went wrong when the disk was full that `ppo up` wrote its own output to."""
+    path = start_afresh(tmp_path / "api.log")
+    follower = LogFollower()
+    follower.follow("api", path)
+    follower.follow("worker", start_afresh(tmp_path / "worker.log"))
+    path.write_text("2026-11-20T14:24:01Z WARNING worker.lease: late\n")
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, Full())
+    say("ready")
+    follower.show_new()
+    path.unlink()
+    follower.show_new()

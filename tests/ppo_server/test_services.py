@@ -131,3 +131,23 @@ def test_a_stopped_one_ends_by_the_signal_that_asked_it(tmp_path: Path) -> None:
     running.ask_to_stop()
     until(lambda: not running.is_running)
     assert running._process.returncode == -signal.SIGTERM
+
+
+def test_a_service_that_cannot_be_started_is_tried_again_later(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(services, "FIRST_BACKOFF_SECONDS", 0.02)
+    log = tmp_path / "logs" / "log"
+    log.parent.mkdir()
+    running = a_service("raise SystemExit(3)", log)
+    until(lambda: not running.is_running)
+    log.unlink()
+    log.parent.rmdir()
+
+    def came_to(crashes: int) -> bool:
+        running.keep_running()
+        return running.crashes >= crashes
+
+    until(lambda: came_to(3))
+    log.parent.mkdir()
+    until(lambda: came_to(5))
+    assert log.exists()
+    stop_all([running], never)

@@ -23,5 +23,5 @@ _LUNAR_LANDER: Patch = {
 PRESETS = (
     Preset("LunarLander-v3", _LUNAR_LANDER, f"{ZOO}, for LunarLander-v2"),
     Preset("LunarLanderContinuous-v3", _LUNAR_LANDER, f"{ZOO}, for LunarLanderContinuous-v2"),
-    Preset("BipedalWalker-v3", recipe(), TIANSHOU),
+    Preset("BipedalWalker-v3", recipe(), TIANSHOU, grows=True),
 )

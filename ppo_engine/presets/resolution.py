@@ -75,7 +75,7 @@ def resolve(
 def _resolved(spec: TrainingSpec, environment: EnvironmentDescription | None, general: Patch) -> TrainingSpec:
     user = settings_made(spec)
     merged = TrainingSpec(env=spec.env).model_dump(mode="json")
-    for patch in (general, _family(spec), _tuned(spec), user):
+    for patch in (general, _family(spec), _tuned(spec, user), user):
         merged = _merge(merged, patch)
     if environment is not None and environment.describes(spec.env):
         merged["policy"]["network"] = network_for(merged["policy"]["network"], images_of(environment.observation_space))
@@ -148,9 +148,9 @@ def _family(spec: TrainingSpec) -> Patch:
     return GAME if is_atari(spec.env.id) else {}
 
 
-def _tuned(spec: TrainingSpec) -> Patch:
+def _tuned(spec: TrainingSpec, user: Mapping[str, Any]) -> Patch:
     preset = preset_of(spec.env.id)
-    return preset.spec if preset is not None and spec.preset == "tuned" else {}
+    return preset.patch(user.get("ppo", {})) if preset is not None and spec.preset == "tuned" else {}
 
 
 def _merge(base: dict[str, Any], patch: Patch) -> dict[str, Any]:

@@ -331,3 +331,23 @@ def test_resolving_again_changes_nothing(
     resolved = resolve(spec(patch, env_id=env_id), environment)
     assert resolve(resolved) == resolved
     assert resolve(TrainingSpec.model_validate_json(resolved.model_dump_json()), environment) == resolved
+
+
+@pytest.mark.parametrize(
+    ("ppo", "sizes"),
+    [
+        ({}, (256, 64)),
+        ({"total_timesteps": 100_000}, (256, 64)),
+        ({"total_timesteps": 1_400_000}, (256, 64)),
+        ({"total_timesteps": 3_000_000}, (768, 192)),
+        ({"total_timesteps": 5_000_000}, (1280, 320)),
+        ({"total_timesteps": 10**9}, (8192, 2048)),
+        ({"total_timesteps": 5_000_000, "n_steps": 512}, (512, 64)),
+        ({"total_timesteps": 5_000_000, "batch_size": 128}, (256, 128)),
+    ],
+)
+def test_a_longer_training_takes_more_data_to_each_update_where_it_would_lose_what_it_learned(ppo, sizes) -> None:
+    resolved = resolve(spec({"ppo": ppo}, env_id="BipedalWalker-v3")).ppo
+    assert (resolved.n_steps, resolved.batch_size) == sizes
+    again = resolve(spec({"ppo": ppo}, env_id="CartPole-v1")).ppo
+    assert (again.n_steps, again.batch_size) == (ppo.get("n_steps", 128), ppo.get("batch_size", 256))

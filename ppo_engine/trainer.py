@@ -71,6 +71,9 @@ class Trainer:
         resumed: whether it goes on exactly where the checkpoint was taken; None for a fresh start.
     """
 
+    _before_evaluation: TrainingState | None
+    """Where an evaluation is under way, or has not ended."""
+
     def __init__(self, spec: TrainingSpec, *, threads: int = 1, environment_cores: int | None = None) -> None:
         """Starts afresh; a spec that is not resolved is resolved, a missing seed drawn.
 
@@ -134,7 +137,7 @@ class Trainer:
             done = position.unjudged or self._learn()
             position.unjudged = done
             evaluation = self._evaluation(position.timesteps - done.timesteps, meanwhile)
-            position.unjudged = None
+            position.unjudged, self._before_evaluation = None, None
             yield self._judged(done, evaluation)
 
     def save(self, directory: Path) -> CheckpointManifest:
@@ -156,8 +159,14 @@ class Trainer:
         )
 
     def state(self) -> TrainingState:
-        """Everything but the policy that is needed to go on exactly."""
-        return capture(self._components, self._position, spec=self.spec, fingerprint=self._fingerprint)
+        """Everything but the policy that is needed to go on exactly.
+
+        Within an evaluation, or after one that did not end, it is as it was before that: the evaluation's environments
+        may have changed what the training's refer to as well, such as global generators, and are to do so once.
+        """
+        return self._before_evaluation or capture(
+            self._components, self._position, spec=self.spec, fingerprint=self._fingerprint
+        )
 
     def act(self, observations: Rows, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """The likeliest action rows of flat encoded observations [n, D], as they come from the environment.
@@ -199,6 +208,7 @@ class Trainer:
         with isolated():
             self._observation_space = observation_space_of(self.spec.env)
         self._position = Position()
+        self._before_evaluation = None
         self.resumed: Resumability | None = None
         environment = self._components.environment
         self._fingerprint = fingerprint(self._components.policy.device, backend=backend, threads=threads)
@@ -253,6 +263,7 @@ class Trainer:
             return None
         seed = self.spec.seed
         assert seed is not None
+        self._before_evaluation = self.state()
         generator = None
         if not self.spec.evaluation.deterministic:
             generator = stream(seed, "evaluation", self.iteration, 1)

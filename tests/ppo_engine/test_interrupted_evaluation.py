@@ -1,5 +1,8 @@
 """An evaluation within training may be interrupted between any two steps: it is done once, and changes nothing."""
 
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +10,9 @@ import pytest
 
 from ppo_engine import evaluate as evaluation_module
 from ppo_engine.evaluate import Playing
+from ppo_engine.spec import TrainingSpec
 from ppo_engine.trainer import Progress, Trainer
+from tests.environments import PLUGIN_PATH, add_plugin
 from tests.ppo_engine.trainings import spec_of, timeless
 
 EVERY: dict[str, Any] = {"evaluation": {"every_timesteps": 256, "n_episodes": 3}}
@@ -101,3 +106,41 @@ def test_episodes_without_end_are_found_once_with_a_limit_to_try(monkeypatch: py
     limited = Trainer(spec_of("CliffWalking-v1", env={"max_episode_steps": 5}, **sections))
     codes = [finding.code for step in limited.iterations() for finding in step.findings]
     assert "episodes_without_end" not in codes
+
+
+@pytest.mark.parametrize("name", ["GlobalRandom", "SharedCurriculum"])
+def test_what_is_saved_within_an_evaluation_is_of_the_training(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The evaluation's environments draw from the same global generators, and count in the same class."""
+    add_plugin(monkeypatch)
+    path = {"spec": spec_of(f"test/{name}-v0", env={"n_envs": 2, "vectorization": "sync"}, **EVERY)}
+    expected, _ = apart_from_this_process(path)
+    told, resume = apart_from_this_process(path | {"folder": tmp_path})
+    assert resume is not None and resume.kind == "exact", resume
+    assert told == expected
+
+
+def apart_from_this_process(arguments: dict[str, Any]) -> Any:
+    """What `trained` gives in a process that has stepped nothing before."""
+    fresh = {"mp_context": get_context("spawn"), "initializer": sys.path.append, "initargs": (str(PLUGIN_PATH),)}
+    with ProcessPoolExecutor(1, **fresh) as pool:
+        return pool.submit(trained, **arguments).result()
+
+
+def trained(spec: TrainingSpec, folder: Path | None = None) -> tuple[Any, Any]:
+    """What a training told, and how it was resumed; given a folder, it saves there within an evaluation and resumes."""
+    trainer = Trainer(spec)
+    progress: list[Progress] = []
+    if folder is not None:
+
+        def save(playing: Playing) -> None:
+            if playing.timesteps >= 5:
+                trainer.save(folder)
+                raise Enough
+
+        with pytest.raises(Enough):
+            progress.extend(trainer.iterations(save))
+        trainer = Trainer.resume(spec, folder)
+    progress += list(trainer.iterations())
+    return (timeless(progress), trainer.policy_hash()), trainer.resumed

@@ -28,11 +28,11 @@ from ppo_jobs.states import EventType, JobStatus
 from scripts.demo import service
 
 STARTS = {
-    "the first on a machine: CartPole-v1": ("CartPole-v1", False, False),
-    "the same, Pendulum-v1": ("Pendulum-v1", False, False),
-    "the same, LunarLander-v3, stepped from Python": ("LunarLander-v3", False, False),
-    "the same, CartPole-v1, another core busy": ("CartPole-v1", False, True),
-    "once compiled: CartPole-v1": ("CartPole-v1", True, False),
+    "CartPole-v1, on a machine that has never compiled": ("CartPole-v1", False, False),
+    "Pendulum-v1, likewise": ("Pendulum-v1", False, False),
+    "LunarLander-v3, likewise, stepped from Python": ("LunarLander-v3", False, False),
+    "CartPole-v1, likewise, another core busy": ("CartPole-v1", False, True),
+    "CartPole-v1, once compiled": ("CartPole-v1", True, False),
 }
 """Environment; whether the engine is compiled; whether one core is busy."""
 

@@ -77,6 +77,7 @@ def name_worker(conf: Any, options: dict[str, Any], **_: Any) -> None:
     if packs.directory() is None:
         # A user without a home, as in many containers.
         os.environ["NUMBA_CACHE_DIR"] = str(settings.data_dir / "compiled")
+        packs.directory.cache_clear()
     os.environ[QUEUE_VARIABLE] = names[0]
     # Whoever has a job sees this name; where the worker runs stands in its log and in the operator's database.
     os.environ[WORKER_VARIABLE] = f"{names[0]}-{uuid.uuid4().hex[:12]}"

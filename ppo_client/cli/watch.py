@@ -103,7 +103,10 @@ def result_in_words(job: "Job") -> str:
     ending = f"{job.id} {job.status.value} after {count(job.progress.timesteps)} timesteps{took}"
     if job.status == JobStatus.SUCCEEDED:
         learnt = f", return {decimal(mean)}" if mean is not None else ""
-        return f"{ending}{learnt}.\nThe policy: ppo download {job.id}"
+        told = f"{ending}{learnt}.\nThe policy: ppo download {job.id}"
+        if job.best_checkpoint_id in (None, job.final_checkpoint_id):
+            return told
+        return f"{told}\nThe best that was evaluated is an earlier one: ppo download {job.id} --checkpoint best"
     reason = f": {headline(job.status_reason.message)}" if job.status_reason else ""
     following = f"ppo logs {job.id}" if job.status == JobStatus.FAILED else f"ppo retry {job.id}"
     return f"{ending}{reason.rstrip('.')}.\nNext: {following}"

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ppo_client.cli.root import ppo
+from ppo_client.cli.watch import result_in_words
 from ppo_jobs.schemas import Attempt, Environment, Job, LogChunk, MetricsTable, Page, StatusReason
 from ppo_jobs.states import AttemptOutcome, EventType, JobStatus
 from tests.ppo_client.stub import (
@@ -419,3 +420,9 @@ def test_an_environments_id_shows_all_that_is_known_of_it_and_a_part_of_it_lists
     assert table.stdout.count("Pendulum-v1") == 2
     told = json.loads(command("environments", "Pendulum-v1", "--json", reply=in_turn(catalogue)).stdout)
     assert told["id"] == "Pendulum-v1" and told["resume"] == "exact"
+
+
+@pytest.mark.parametrize(("best", "is_told"), [(None, False), ("ckpt_2", False), ("ckpt_1", True)])
+def test_a_policy_that_was_better_than_the_last_one_is_told_at_the_end(best: str | None, is_told: bool) -> None:
+    job = a_job(status=JobStatus.SUCCEEDED, best_checkpoint_id=best, final_checkpoint_id="ckpt_2")
+    assert ("ppo download job_1 --checkpoint best" in result_in_words(job)) is is_told

@@ -6,7 +6,8 @@ INSTALLED := $(VENV)/.installed
 BENCH := $(VENV)/.installed-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PEERS := .bench-venv
-PYTEST_ARGS ?= -n 2 --dist worksteal
+# One more than there are cores on a small machine: many tests wait for processes.
+PYTEST_ARGS ?= -n 3 --dist worksteal
 
 .PHONY: help demo up test check faults probe-matrix bench bench-atari bench-peers bench-scaling bench-learning clean
 

@@ -34,7 +34,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """On PostgreSQL and Redis only what uses them runs; all else did on SQLite and the embedded broker."""
     if SERVER is None:
         return
-    others = [item for item in items if OF_SERVERS.isdisjoint(getattr(item, "fixturenames", ()))]
+    others = [
+        item
+        for item in items
+        if OF_SERVERS.isdisjoint(getattr(item, "fixturenames", ())) or item.get_closest_marker("processes") is not None
+    ]
     config.hook.pytest_deselected(items=others)
     left_out = set(others)
     items[:] = [item for item in items if item not in left_out]

@@ -64,15 +64,16 @@ def test_it_makes_a_key_that_only_its_owner_reads_and_that_opens_the_api(service
 
 def test_nothing_imports_torch_but_children_and_what_they_are_forked_from(service) -> None:
     _, _, up = service
-    others = [
-        process
-        for process in psutil.Process(up.pid).children(recursive=True)
-        if "worker.forkserver" not in process.cmdline()
-    ]
-    assert others
-    for process in others:
-        maps = [Path(mapped.path).name for mapped in process.memory_maps()]
-        assert not [name for name in maps if name.startswith("libtorch")], process.cmdline()
+    seen = 0
+    for process in psutil.Process(up.pid).children(recursive=True):
+        # What describes plugins, or compiles, may have ended by now.
+        with suppress(psutil.NoSuchProcess):
+            command = process.cmdline()
+            if {"worker.forkserver", "ppo_engine.fused.compile"}.isdisjoint(command):
+                maps = [Path(mapped.path).name for mapped in process.memory_maps()]
+                assert not [name for name in maps if name.startswith("libtorch")], command
+                seen += 1
+    assert seen >= 3, "API, worker and sweeper"
 
 
 def test_a_second_one_on_the_same_directory_is_refused_in_one_sentence(service) -> None:

@@ -19,7 +19,10 @@ from worker.process import child_variables
 from worker.supervisor import supervise
 from worker.warm import ForkServer, can_fork
 
-pytestmark = pytest.mark.skipif(not can_fork(), reason="orphans are adopted on Linux only")
+pytestmark = [
+    pytest.mark.skipif(not can_fork(), reason="orphans are adopted on Linux only"),
+    pytest.mark.processes,
+]
 
 DAEMONS = "test/StartsDaemons-v0"
 

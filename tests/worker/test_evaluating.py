@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from ppo_engine.spec import EnvSpec
 from ppo_jobs.repository import jobs, logs
 from ppo_jobs.schemas import Job
@@ -13,6 +15,8 @@ from worker.supervisor import supervise
 
 ENDLESS = "CliffWalking-v1"
 """It has no time limit, and a policy of a few steps walks into a wall for ever."""
+
+pytestmark = pytest.mark.processes
 
 
 def evaluated(env_id: str, n_episodes: int, **more: Any) -> dict[str, Any]:

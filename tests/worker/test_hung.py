@@ -13,6 +13,8 @@ from worker import supervisor
 from worker.supervisor import supervise
 from worker.vitality import Vitality
 
+pytestmark = pytest.mark.processes
+
 SLOW = {"seconds_per_step": 0.002}
 
 

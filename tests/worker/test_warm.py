@@ -25,7 +25,10 @@ from worker.process import child_variables
 from worker.supervisor import supervise
 from worker.warm import ForkServer, NotForked, can_fork
 
-pytestmark = pytest.mark.skipif(not can_fork(), reason="children are forked on Linux only")
+pytestmark = [
+    pytest.mark.skipif(not can_fork(), reason="children are forked on Linux only"),
+    pytest.mark.processes,
+]
 
 SLOW = {"seconds_per_step": 0.001}
 

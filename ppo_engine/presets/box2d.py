@@ -23,5 +23,6 @@ _LUNAR_LANDER: Patch = {
 PRESETS = (
     Preset("LunarLander-v3", _LUNAR_LANDER, f"{ZOO}, for LunarLander-v2"),
     Preset("LunarLanderContinuous-v3", _LUNAR_LANDER, f"{ZOO}, for LunarLanderContinuous-v2"),
-    Preset("BipedalWalker-v3", recipe(), TIANSHOU, grows=True),
+    # With the recipe's discount it learns, in the end, to run so fast that it falls.
+    Preset("BipedalWalker-v3", recipe(), TIANSHOU, longer={"gamma": 0.999}),
 )

@@ -22,9 +22,10 @@ PRESETS = (
     Preset(
         "InvertedDoublePendulum-v5",
         # The pole is up after 50,000 steps. Where training goes on, a rare fall among a thousand like steps weighs so
-        # much that now and then a policy is lost.
+        # much that now and then a policy is lost, unless each update knows more.
         recipe({"total_timesteps": 200_000}, normalize={"observations": False}),
         f"{TIANSHOU}, but for observations that are left as they are, in 200,000 steps; 1 trial of benchmarks/tune.py",
+        longer={},
     ),
     Preset(
         "InvertedPendulum-v5",
@@ -44,6 +45,7 @@ PRESETS = (
         "HalfCheetah-v5",
         recipe({**_NORMALIZED, "gamma": 0.98}, log_std_init=-1.0, learning_rate=1e-3),
         f"{_OTHERWISE}; learning rate, discount and first deviation by benchmarks/tune.py, the better of 2 trials",
+        longer={},
     ),
     Preset(
         "Swimmer-v5",

@@ -28,22 +28,24 @@ class Preset:
     """A patch of `TrainingSpec`, as JSON."""
     source: str
     """Where the numbers come from."""
-    grows: bool = False
-    """Whether longer trainings than the preset's own take more data to each update; see `patch`."""
+    longer: Patch | None = None
+    """What trainings of twice its timesteps or more take of `ppo` beside more data to each update, see `patch`; None:
+    they are as short ones."""
 
     def patch(self, ppo: Mapping[str, JsonValue]) -> Patch:
         """The spec as it is for what the user set of `ppo`.
 
-        A preset that grows has iterations of k times as many steps, in minibatches k times as large, where training
-        takes k times its timesteps: as many updates, each of which knows more, so that what was learned is kept.
+        Longer trainings, of k times the preset's timesteps, may take k times as many steps to an iteration, and
+        minibatches k times as large: there are as many updates, and each knows more, so that what was learned is kept.
         """
         own, timesteps = self.spec["ppo"], ppo.get("total_timesteps")
-        if not self.grows or not isinstance(own, dict) or not isinstance(timesteps, int) or _SIZES & ppo.keys():
+        if self.longer is None or not isinstance(own, dict) or not isinstance(timesteps, int) or _SIZES & ppo.keys():
             return self.spec
         times = min(round(timesteps / _number(own["total_timesteps"])), LARGEST_GROWTH)
         if times <= 1:
             return self.spec
-        return {**self.spec, "ppo": {**own, **{name: times * _number(own[name]) for name in _SIZES}}}
+        sizes = {name: times * _number(own[name]) for name in _SIZES}
+        return {**self.spec, "ppo": {**own, **sizes, **self.longer}}
 
 
 def _number(value: JsonValue) -> int:

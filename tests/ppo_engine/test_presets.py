@@ -349,5 +349,7 @@ def test_resolving_again_changes_nothing(
 def test_a_longer_training_takes_more_data_to_each_update_where_it_would_lose_what_it_learned(ppo, sizes) -> None:
     resolved = resolve(spec({"ppo": ppo}, env_id="BipedalWalker-v3")).ppo
     assert (resolved.n_steps, resolved.batch_size) == sizes
+    is_long = ppo.keys() == {"total_timesteps"} and ppo["total_timesteps"] > 2_000_000
+    assert resolved.gamma == (0.999 if is_long else 0.99)
     again = resolve(spec({"ppo": ppo}, env_id="CartPole-v1")).ppo
     assert (again.n_steps, again.batch_size) == (ppo.get("n_steps", 128), ppo.get("batch_size", 256))

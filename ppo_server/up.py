@@ -59,29 +59,34 @@ def run(settings: Settings) -> int:
     configure_logging(settings)
     with sole_user(settings.data_dir):
         port = free_port(settings.host, settings.port)
-        url = local_url(settings.host, port)
         signals = Signals()
         kernel.adopt_orphans()
         share(settings)
         say(f"starting in {settings.data_dir}")
         with running(settings.data_dir / "logs", signals) as services:
-            # They import for as long as the database takes to be made, and ask nothing of it before it is there.
-            services.start(api_service(settings, port))
-            for service in worker_services(settings):
-                services.start(service)
-            prepare_database(settings)
-            if not services.wait_for(f"{url}/healthz"):
-                return 0
-            write_private(settings.data_dir / "api_url", f"{url}\n")
-            say(f"listening: {url}")
-            services.start(Service("sweeper", (*LAUNCH, "worker.sweeper"), stop_seconds=8, still_seconds=120))
-            if not services.wait_for(f"{url}/readyz"):
-                return 0
-            say(f"ready: {url}  (docs: {url}/docs, key: {settings.data_dir / 'api_key'}, stop: Ctrl-C)")
-            while not signals.stop_wanted():
-                services.tend()
+            serve(settings, services, port, signals)
         say("stopped")
     return 0
+
+
+def serve(settings: Settings, services: "Services", port: int, signals: Signals) -> None:
+    """Start the services and keep them running, until a signal comes."""
+    url = local_url(settings.host, port)
+    # They import for as long as the database takes to be made, and ask nothing of it before it is there.
+    services.start(api_service(settings, port))
+    for service in worker_services(settings):
+        services.start(service)
+    prepare_database(settings)
+    if not services.wait_for(f"{url}/healthz"):
+        return
+    write_private(settings.data_dir / "api_url", f"{url}\n")
+    say(f"listening: {url}")
+    services.start(Service("sweeper", (*LAUNCH, "worker.sweeper"), stop_seconds=8, still_seconds=120))
+    if not services.wait_for(f"{url}/readyz"):
+        return
+    say(f"ready: {url}  (docs: {url}/docs, key: {settings.data_dir / 'api_key'}, stop: Ctrl-C)")
+    while not signals.stop_wanted():
+        services.tend()
 
 
 def prepare_database(settings: Settings) -> None:

@@ -5,7 +5,6 @@ of its own, notice a change of the file that holds a function but not of those w
 wherever a training compiles; see `ppo_engine.packs` for what is done instead.
 """
 
-import logging
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +19,6 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
 from ppo_engine import packs
-
-log = logging.getLogger(__name__)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -123,9 +120,9 @@ class _Cache(NullCache):
         self._name = f"{function.__module__}.{function.__qualname__}"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        for part in packs.PARTS:
+        for part in packs.PARTS if self.made is None else ():
             kept = (packs.read(part) or {}).get(self._name, {}).get(str(sig))
-            if kept is not None and self.made is None:
+            if kept is not None:
                 target_context.refresh()
                 return _rebuild(target_context, *pickle.loads(kept[1]))
         return None

@@ -143,6 +143,8 @@ def locked(part: str) -> IO[str] | None:
     except BlockingIOError:
         lock.close()
         return None
+    # The number of an earlier holder may be another process's by now.
+    lock.truncate(0)
     return lock
 
 
@@ -208,7 +210,6 @@ def _fork(part: str, lock: IO[str], *, others: Iterable[IO[str]], is_urgent: boo
         die_with_parent()
         for other in others:
             other.close()
-        lock.truncate(0)
         if not is_urgent:
             be_idle()
             lock.write(str(os.getpid()))

@@ -170,3 +170,16 @@ def test_locks_of_the_dead_are_free(kept: Path) -> None:
             time.sleep(0.01)
     with lock_file("gru").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.usefixtures("kept")
+def test_the_number_of_a_dead_compiler_is_nobodys_who_has_the_lock_now() -> None:
+    """It may be another process's by then, which must be neither hurried nor ended."""
+    with compiled_by_another("gru", idle=True) as process:
+        process.kill()
+        process.wait()
+    assert lock_file("gru").read_text() != ""
+    lock = compiling.locked("gru")
+    assert lock is not None
+    with lock:
+        assert lock_file("gru").read_text() == ""
